@@ -1,0 +1,1 @@
+"""The project's figures, printed by `./fluxgym bench NAME`."""

@@ -1,0 +1,74 @@
+"""`export`, `import`, `convert`: configs and LoRA files in other forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from fluxcore.errors import UserError
+from fluxcore.runs import load_run, slugify
+from fluxcore.runs.atomic import write_atomic
+
+from .options import Name, Outputs, build_config, outputs_folder, read_config_file
+from .out import note, say
+
+FORMATS = ("sd-scripts", "diffusers")
+
+
+def export(
+    name: Name,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", show_default=False)] = None,
+    outputs: Outputs = None,
+) -> None:
+    """A run's config as ui_state.json, into FILE or to standard output."""
+    from fluxcore.config import parse_config, to_export
+
+    _, state = load_run(outputs_folder(outputs), name)
+    text = orjson.dumps(to_export(parse_config(state.config), state.state), option=orjson.OPT_INDENT_2)
+    if file is None:
+        say(text.decode())
+    else:
+        write_atomic(file.absolute(), text + b"\n")
+        say(str(file))
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A ui_state.json.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="The new run's name (default: the file's lora_name).")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """A new run, without pictures yet, from an exported config."""
+    from fluxcore.runs import create_run
+
+    values, _ = read_config_file(file)
+    wanted = name or str(values.get("lora_name") or "")
+    chosen = name or slugify(wanted)
+    if not chosen:
+        raise UserError(f"{file} has no lora_name; name the run with --name")
+    if chosen != wanted:
+        note(f"{wanted!r} can't be a run's name; it becomes {chosen!r}")
+    config = build_config(chosen, file, [], {})
+    folder = create_run(outputs_folder(outputs), config, "cli")
+    note(f"put pictures and captions into {folder.dataset}, then `./fluxgym start {chosen}`")
+    say(str(folder.path))
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A LoRA file.", show_default=False)],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{' or '.join(FORMATS)}.", show_default=False)],
+) -> None:
+    """A LoRA file with the other family of key names, exactly."""
+    if to not in FORMATS:
+        raise UserError(f"--to takes {' or '.join(FORMATS)}, not {to!r}")
+    from fluxcore.training.lora_file import convert_lora
+
+    try:
+        found = convert_lora(source, target, to=to)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    note(f"{source} has {found} keys; {target} has {to} keys")
+    say(str(target))

@@ -1,0 +1,193 @@
+"""`status`, `logs`, `events`, `checkpoints`: looking at runs. All of it is read from the logs and the folders."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fluxcore.history.run_row import run_row
+from fluxcore.log import FolderReader, read_events
+from fluxcore.log.event import encode
+from fluxcore.runs import (
+    RunFolder,
+    RunState,
+    list_checkpoints,
+    load_all,
+    load_run,
+    resume_choice,
+)
+from fluxcore.units import duration, size
+
+from .options import Json, Name, Outputs, outputs_folder
+from .out import cell, note, say, table, to_json
+
+POLL_SECONDS = 0.3
+CHUNK = 1 << 20
+
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run lives.")]
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One run only.", show_default=False)] = None,
+    json: Json = False,
+    outputs: Outputs = None,
+) -> None:
+    """The runs: state, progress, loss, and what went wrong."""
+    root = outputs_folder(outputs)
+    if name is not None:
+        states = [load_run(root, name)[1]]
+    else:
+        states, problems = load_all(root)
+        for problem in problems:
+            note(f"left out: {problem}")
+    rows = [{**run_row(state), "state": _observed(state, root)} for state in states]
+    if json:
+        say(to_json(rows))
+    elif name is not None:
+        _details(states[0], rows[0], RunFolder.of(root, name))
+    elif rows:
+        columns = ["run", "state", "step", "%", "epoch", "loss", "took", "left", "attempts", "reason"]
+        lines = [_line(row, state) for row, state in zip(rows, states, strict=True)]
+        table(columns, lines, right={"step", "%", "epoch", "loss", "took", "left", "attempts"})
+    else:
+        say(f"no runs in {root}")
+
+
+def _observed(state: RunState, outputs: Path) -> str:
+    from fluxcore.runs.supervision import observed_state
+
+    return observed_state(state, outputs)
+
+
+def _line(row: dict[str, Any], state: RunState) -> list[Any]:
+    total = row["total_steps"]
+    share = f"{100 * row['step'] / total:.0f}" if total else ""
+    steps = f"{row['step']}/{total}" if total else (row["step"] or "")
+    took, left = duration(row["seconds"], unknown=""), duration(state.eta_seconds, unknown="")
+    reason = row["reason"] or state.verdict
+    return [
+        row["run"],
+        row["state"],
+        steps,
+        share,
+        row["epoch"] or "",
+        row["loss"],
+        took,
+        left,
+        row["attempts"],
+        reason,
+    ]
+
+
+def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
+    shown = {key: value for key, value in row.items() if key != "config" and value not in (None, "", [])}
+    if state.phase and state.is_live:
+        shown["phase"] = state.phase
+    if state.eta_seconds is not None:
+        shown["left"] = duration(state.eta_seconds)
+    if state.hint:
+        shown["hint"] = state.hint
+    shown["monitoring"] = "on" if state.monitoring else "off"
+    shown["folder"] = str(folder.path)
+    for key, value in shown.items():
+        say(f"{key:<18} {cell(value)}")
+
+
+def logs(name: Name, follow: Follow = False, outputs: Outputs = None) -> None:
+    """What the trainer printed, all attempts."""
+    folder, _ = load_run(outputs_folder(outputs), name)
+    offset = 0
+
+    def more() -> None:
+        nonlocal offset
+        try:
+            with open(folder.train_log, "rb") as file:
+                file.seek(offset)
+                while chunk := file.read(CHUNK):
+                    sys.stdout.buffer.write(chunk)
+                    offset += len(chunk)
+        except FileNotFoundError:
+            return
+        sys.stdout.buffer.flush()
+
+    more()
+    if follow:
+        _follow(folder, lambda _: more())
+
+
+def events(
+    name: Name,
+    follow: Follow = False,
+    type: Annotated[list[str] | None, typer.Option("--type", metavar="T", help="Only this type; may repeat.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """The event log, one JSON object a line."""
+    folder, _ = load_run(outputs_folder(outputs), name)
+    wanted = set(type or [])
+
+    def show(batch: list[Any]) -> None:
+        for event in batch:
+            if not wanted or event.type in wanted:
+                sys.stdout.buffer.write(encode(event))
+        sys.stdout.buffer.flush()
+
+    if follow:
+        _follow(folder, show)
+    else:
+        show(read_events(folder.path))
+
+
+def _follow(folder: RunFolder, show: Callable[[list[Any]], None]) -> None:
+    """Call `show` with new events until the run is over and no automatic attempt follows; Ctrl-C ends it as well."""
+    from fluxcore.runs.auto_resume import auto_resume_follows
+
+    reader, state = FolderReader(folder.path), RunState(folder.name)
+    try:
+        while True:
+            batch = reader.read_new()
+            for event in batch:
+                state.apply(event)
+            show(batch)
+            live = state.is_live or state.live_attempt is not None or auto_resume_follows(state)
+            if not batch and (not live or _observed(state, folder.path.parent) == "lost"):
+                show([])
+                return
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        return
+
+
+def checkpoints(name: Name, json: Json = False, outputs: Outputs = None) -> None:
+    """States to resume from and LoRA files, and which one `resume` would take."""
+    folder, state = load_run(outputs_folder(outputs), name)
+    chosen = resume_choice(folder, state)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": found.name,
+            "kind": found.kind,
+            "step": found.step,
+            "epoch": found.epoch,
+            "bytes": found.bytes,
+            "complete": found.complete,
+            "problem": found.problem,
+            "resume": chosen is not None and chosen.path == found.path,
+        }
+        for found in list_checkpoints(folder, state)
+    ]
+    if json:
+        say(to_json(rows))
+    elif rows:
+        columns = ["name", "kind", "step", "epoch", "size", "", ""]
+        lines = [
+            [row["name"], row["kind"], row["step"], row["epoch"], size(row["bytes"]),
+             "complete" if row["complete"] else f"incomplete: {row['problem']}", "← resume" if row["resume"] else ""]
+            for row in rows
+        ]  # fmt: skip
+        table(columns, lines, right={"step", "epoch", "size"})
+    else:
+        say(f"{name} has no checkpoints yet")

@@ -1,0 +1,90 @@
+"""All verbs, and what becomes of an error: one line on standard error and the contract's exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from fluxcore.errors import UserError
+
+from . import demo, files, look, query, remove, runs, serve, testing
+from .out import note
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 64, 70, 130
+
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""click's usage error; typer carries its own copy of click, so it is found through typer."""
+
+cli = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Train FLUX LoRAs: start here with `./fluxgym demo` or `./fluxgym app`.",
+)
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+VERBS: dict[str, Callable[..., Any]] = {
+    "demo": demo.demo,
+    "app": serve.app,
+    "down": serve.down,
+    "new": runs.new,
+    "start": runs.start,
+    "resume": runs.resume,
+    "stop": runs.stop,
+    "status": look.status,
+    "logs": look.logs,
+    "events": look.events,
+    "checkpoints": look.checkpoints,
+    "sql": query.sql,
+    "export": files.export,
+    "import": files.import_,
+    "convert": files.convert,
+    "delete": remove.delete,
+    "prune": remove.prune,
+    "runner": serve.runner,
+}
+for verb, function in VERBS.items():
+    cli.command(verb)(function)
+cli.command("test", context_settings=PASS_ON)(testing.test)
+cli.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(testing.bench)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit code. FLUXGYM_DEBUG=1 lets every error through with its traceback."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = os.environ.get("FLUXGYM_DEBUG", "") not in ("", "0")
+    try:
+        code = cli(args=arguments or ["--help"], prog_name="fluxgym", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        note("broken off")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, UsageError):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "fluxgym"
+        note(f"{error.format_message().rstrip('.')} (see `{path} --help`)")
+        return EXIT_USAGE
+    if isinstance(error, UserError):
+        note(str(error))
+        return int(getattr(error, "exit_code", EXIT_USAGE))
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        note(f"{error.strerror or error}{where}")
+        return EXIT_USAGE
+    note(f"an error of FluxGym's own, please report it: {type(error).__name__}: {error} (FLUXGYM_DEBUG=1 shows where)")
+    return EXIT_INTERNAL

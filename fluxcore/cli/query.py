@@ -1,0 +1,53 @@
+"""`sql`: a read-only question over all runs."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from fluxcore.errors import UserError
+
+from .options import Outputs, outputs_folder
+from .out import note, say, table, to_json
+
+FORMATS = ("table", "csv", "json")
+
+
+def sql(
+    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="One SELECT.", show_default=False)],
+    format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table",
+    max_rows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Show at most so many rows.")] = 5000,
+    outputs: Outputs = None,
+) -> None:
+    """Ask all runs in SQL: views events, runs, steps, gpu, host, checkpoints, samples, stalls (docs/sql.md)."""
+    if format not in FORMATS:
+        raise UserError(f"--format takes {', '.join(FORMATS)}, not {format!r}")
+    from fluxcore.history import run_sql
+
+    result = run_sql(outputs_folder(outputs), statement, max_rows=max_rows)
+    for problem in result.unreadable:
+        note(f"left out: {problem}")
+    if format == "json":
+        say(to_json([dict(zip(result.columns, row, strict=True)) for row in result.rows]))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(result.columns)
+        writer.writerows([_csv(value) for value in row] for row in result.rows)
+    else:
+        numeric = {name for name, type in zip(result.columns, result.types, strict=True) if type in NUMERIC}
+        table(result.columns, result.rows, right=numeric)
+    if result.truncated:
+        note(f"only the first {max_rows} rows are shown; add LIMIT, or raise --max-rows")
+
+
+NUMERIC = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UBIGINT", "FLOAT", "DOUBLE"})
+
+
+def _csv(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return orjson.dumps(value, default=str).decode()
+    return value

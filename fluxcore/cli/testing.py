@@ -1,0 +1,62 @@
+"""`test`: installs what the tests need, a browser included, and runs them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+
+from fluxcore.browser import find_chromium, is_ci
+from fluxcore.errors import UserError
+from fluxcore.runs.files import PROJECT_ROOT
+
+from .install import InstallError, install
+from .out import note
+
+EXIT_NO_BROWSER = 1
+
+
+def test(context: typer.Context) -> int:
+    """Run the whole test suite; further arguments go to pytest."""
+    try:
+        install(Path(sys.prefix), PROJECT_ROOT / "requirements-test.lock", "what the tests need")
+    except InstallError as error:
+        raise UserError(str(error)) from None
+    if problem := install_browser():
+        if is_ci():
+            note(f"{problem}; CI runs the browser tests too")
+            return EXIT_NO_BROWSER
+        note(f"{problem}; the browser tests are skipped")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    command = [sys.executable, "-m", "pytest", *context.args]
+    return subprocess.run(command, cwd=PROJECT_ROOT, env=environment).returncode
+
+
+def bench(context: typer.Context, name: str) -> int:
+    """Print one of the project's figures (see benchmarks/); further arguments go to it."""
+    known = sorted(file.stem for file in (PROJECT_ROOT / "benchmarks").glob("[a-z]*.py"))
+    if name not in known:
+        raise UserError(f"there is no benchmark {name!r}; there are {', '.join(known)}")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    command = [sys.executable, "-m", f"benchmarks.{name}", *context.args]
+    return subprocess.run(command, cwd=PROJECT_ROOT, env=environment).returncode
+
+
+def install_browser() -> str:
+    """See that a Chromium is there, installing Debian's where we may; "" or the reason why there is none."""
+    if find_chromium():
+        return ""
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        return "no Chromium is installed (Debian: apt-get install chromium, as root)"
+    note("installing Debian's chromium for the browser tests")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            last = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
+            return f"Chromium could not be installed ({last})"
+    return "" if find_chromium() else "Chromium was installed but is not found"

@@ -1,0 +1,37 @@
+"""Presets: what the GPU's memory and the base model set, before a person's own settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fluxcore.models.registry import ModelNotFound, find_model
+
+from .schema import ConfigError, RunConfig, parse_config
+
+# FluxGym's three, as far as this trainer has what they set (its `train_script` of 2025), and room for more.
+VRAM_PRESETS: dict[str, dict[str, Any]] = {
+    "12G": {"optimizer_type": "adafactor", "lr_scheduler": "constant_with_warmup", "max_grad_norm": 0.0},
+    "16G": {"optimizer_type": "adafactor", "lr_scheduler": "constant_with_warmup", "max_grad_norm": 0.0},
+    "20G": {},
+    "24G": {},
+}
+
+
+def resolve_config(*layers: dict[str, Any]) -> RunConfig:
+    """One config from `layers`, the later the stronger, over the defaults, the memory preset and the model's own.
+
+    Raises ConfigError with a sentence for every wrong field.
+    """
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given |= layer
+    fields = RunConfig.model_fields
+    base_model = given.get("base_model", fields["base_model"].default)
+    vram = str(given.get("vram", fields["vram"].default))
+    if vram not in VRAM_PRESETS:
+        raise ConfigError(f"vram must be one of {', '.join(VRAM_PRESETS)}", {"vram": f"unknown preset {vram!r}"})
+    try:
+        model_defaults = find_model(str(base_model)).defaults
+    except ModelNotFound as error:
+        raise ConfigError(str(error), {"base_model": str(error)}) from None
+    return parse_config({**VRAM_PRESETS[vram], **model_defaults, **given})

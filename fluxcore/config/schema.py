@@ -1,0 +1,253 @@
+"""The one schema of a run's config: the source of the form, of `--set`, of validation and of the docs.
+
+Names and types are the seed's and sd-scripts' where they have one. 0 in any `…_every_n_…` means never.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fluxcore.errors import UserError
+
+from .names import NAME_RULE, is_valid_name
+
+GROUPS = {
+    "lora": "LoRA info",
+    "dataset": "Dataset",
+    "training": "Training",
+    "network": "Network",
+    "flow": "Timesteps and guidance",
+    "samples": "Samples",
+    "checkpoints": "Checkpoints",
+    "monitoring": "Monitoring",
+}
+
+
+class ConfigError(UserError):
+    """A config that can't be used; the message is a sentence for a person, `fields` maps each field to its own."""
+
+    def __init__(self, message: str, fields: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.fields = fields or {}
+
+
+# A config is one line of the log (256 KiB); a character may take six bytes in it.
+MOST_STEPS = 10_000_000
+MOST_TEXT, MOST_PATH = 30_000, 2000
+
+
+def _option(default: Any, group: str, help: str, *, advanced: bool = True, **constraints: Any) -> Any:
+    """A field with its form group, its explanation and its limits; `advanced` fields hide behind an unfold."""
+    return Field(default, description=help, json_schema_extra={"group": group, "advanced": advanced}, **constraints)
+
+
+class RunConfig(BaseModel):
+    """All of a run's settings. Unknown keys are refused here; `from_export` names and drops them."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    lora_name: str = _option("", "lora", "The run's name and that of its files.", advanced=False)
+    concept_sentence: str = _option(
+        "",
+        "lora",
+        "The trigger word (or a short phrase): what you will write in a prompt to call up what the LoRA learned.",
+        advanced=False,
+        max_length=200,
+    )
+    base_model: str = _option(
+        "flux-mini",
+        "lora",
+        "The model to train on: a name of the registry, or the path of a local diffusers folder.",
+        advanced=False,
+        max_length=MOST_PATH,
+    )
+    vram: str = _option(
+        "20G", "lora", "The GPU's memory; it sets precision and optimizer.", advanced=False, pattern=r"^\d{1,3}G$"
+    )
+
+    num_repeats: int = _option(
+        10, "dataset", "How often each picture is seen in an epoch.", advanced=False, ge=1, le=1000
+    )
+    resolution: int = _option(
+        512, "dataset", "Training size in pixels: pictures are scaled and cut to a square of it.", advanced=False,
+        ge=16, le=2048, multiple_of=16,
+    )  # fmt: skip
+    caption_dropout_rate: float = _option(
+        0.0, "dataset", "Share of pictures trained without their caption, 0 to 1.", ge=0, le=1
+    )
+
+    max_train_epochs: int = _option(
+        16, "training", "How often to go through all pictures.", advanced=False, ge=1, le=10_000
+    )
+    max_train_steps: int = _option(0, "training", "Optimizer steps; above 0 it wins over epochs.", ge=0, le=MOST_STEPS)
+    train_batch_size: int = _option(1, "training", "Pictures per optimizer step.", ge=1, le=256)
+    learning_rate: str = _option("8e-4", "training", "Size of a step, as in 8e-4.", advanced=False)
+    optimizer_type: Literal["adamw", "adafactor"] = _option(
+        "adamw", "training", "The optimizer: adamw, or adafactor (a little less memory)."
+    )
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = _option(
+        "constant", "training", "How the learning rate runs over the training."
+    )
+    lr_warmup_steps: int = _option(0, "training", "Steps in which the learning rate rises from 0.", ge=0, le=1_000_000)
+    max_grad_norm: float = _option(1.0, "training", "Gradients are clipped to this norm; 0 = not.", ge=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = _option(
+        "bf16", "training", "Precision of the base model; the LoRA itself is always trained in 32 bit."
+    )
+    save_precision: Literal["float", "bf16", "fp16"] = _option(
+        "bf16", "training", "Precision of the LoRA file; states always keep 32 bit."
+    )
+    gradient_checkpointing: bool = _option(True, "training", "Less memory for about a quarter more time.")
+    seed: int = _option(
+        42, "training", "Same seed, same training, to the bit on a CPU.", advanced=False, ge=0, le=2**32 - 1
+    )
+    workers: int = _option(2, "training", "Threads that read pictures.", ge=0, le=64)
+
+    network_dim: int = _option(4, "network", "Rank of the LoRA: more can hold more.", advanced=False, ge=1, le=1024)
+    network_alpha: float = _option(1.0, "network", "The LoRA's output is scaled by alpha / rank.", gt=0, le=4096)
+    network_dropout: float = _option(0.0, "network", "Dropout inside the LoRA, 0 to 1.", ge=0, lt=1)
+    network_weights: str = _option(
+        "", "network", "A LoRA file to continue from; empty = start afresh.", max_length=MOST_PATH
+    )
+
+    guidance_scale: float = _option(
+        1.0, "flow", "Guidance value given to a guidance-distilled base while it trains.", ge=0, le=100
+    )
+    timestep_sampling: Literal["shift", "flux_shift", "sigmoid"] = _option(
+        "shift", "flow", "How noise levels are drawn: shift, flux_shift (by resolution) or sigmoid."
+    )
+    discrete_flow_shift: float = _option(3.1582, "flow", "The shift, where timestep_sampling is shift.", gt=0, le=100)
+    sigmoid_scale: float = _option(1.0, "flow", "Spread of the noise levels before the sigmoid.", gt=0, le=10)
+
+    sample_prompts: str = _option(
+        "", "samples", "One prompt a line; --w --h --d --s --l --g --n set width, height, seed, steps, scale, guidance "
+        "and negative prompt. A line that starts with # is skipped.",
+        advanced=False, max_length=MOST_TEXT,
+    )  # fmt: skip
+    sample_every_n_steps: int = _option(
+        0, "samples", "Draw the prompts every N steps; 0 = never.", advanced=False, ge=0, le=MOST_STEPS
+    )
+
+    sample_at_first: bool = _option(True, "samples", "Draw the prompts before the first step too, to compare with.")
+
+    enable_checkpointing: bool = _option(True, "checkpoints", "Keep states to resume from.", advanced=False)
+    save_every_n_epochs: int = _option(
+        4,
+        "checkpoints",
+        "Save LoRA and state every N epochs; 0 = only at the end.",
+        advanced=False,
+        ge=0,
+        le=MOST_STEPS,
+    )
+    save_every_n_steps: int = _option(
+        0, "checkpoints", "Save LoRA and state every N steps as well; 0 = never.", ge=0, le=MOST_STEPS
+    )
+    save_last_n_epochs_state: int = _option(
+        0, "checkpoints", "Keep only the newest N epoch states; 0 = all of them.", ge=0, le=MOST_STEPS
+    )
+    save_last_n_steps_state: int = _option(
+        0, "checkpoints", "Keep only the step states of the last N steps; 0 = all of them.", ge=0, le=MOST_STEPS
+    )
+    resume_from_checkpoint: str = _option(
+        "", "checkpoints", "A state folder to start from; empty = fresh.", max_length=MOST_PATH
+    )
+
+    enable_monitoring: bool = _option(
+        True, "monitoring", "Find a stuck training, end it and note the checkpoint to go on from.", advanced=False
+    )
+    stall_seconds: float = _option(
+        300, "monitoring", "Seconds without progress after which a training counts as stuck.", ge=1, le=86_400
+    )
+    sample_gpu_seconds: float = _option(5, "monitoring", "Seconds between two GPU samples.", ge=0.1, le=3600)
+    stop_grace_seconds: float = _option(
+        60, "monitoring", "Seconds a stopped trainer gets to save a last checkpoint.", ge=0, le=3600
+    )
+    auto_resume: int = _option(
+        2, "monitoring", "How often a stuck or crashed run is resumed by itself; 0 = never.", ge=0, le=100
+    )
+
+    @field_validator("lora_name")
+    @classmethod
+    def _name_is_valid(cls, value: str) -> str:
+        if value and not is_valid_name(value):
+            raise ValueError(NAME_RULE)
+        return value
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _learning_rate_is_a_number(cls, value: Any) -> str:
+        text = str(value).strip()
+        try:
+            rate = float(text)
+        except ValueError:
+            raise ValueError("must be a number such as 8e-4") from None
+        if not math.isfinite(rate) or not 0 < rate <= 10:
+            raise ValueError("must be more than 0 and at most 10")
+        if len(text) > 32:
+            raise ValueError("must be a number such as 8e-4, at most 32 characters long")
+        return text
+
+    @field_validator("concept_sentence", "sample_prompts", mode="before")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        return value.replace("\0", "") if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_finite(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key, value in values.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"{key} must be a finite number")
+        return values
+
+    @property
+    def rate(self) -> float:
+        """`learning_rate` as a number."""
+        return float(self.learning_rate)
+
+    def steps_per_epoch(self, pictures: int) -> int:
+        """Optimizer steps in one epoch over `pictures` pictures (the last batch may be smaller)."""
+        return max(1, math.ceil(pictures * self.num_repeats / self.train_batch_size))
+
+    def total_steps(self, pictures: int) -> int:
+        """Optimizer steps of the whole run."""
+        return self.max_train_steps or self.max_train_epochs * self.steps_per_epoch(pictures)
+
+
+def parse_config(values: dict[str, Any]) -> RunConfig:
+    """`values` as a config, or ConfigError with one sentence for each wrong field."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        fields = {}
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else "config"
+            fields[name] = _sentence(name, problem)
+        raise ConfigError("; ".join(fields.values()), fields) from None
+
+
+def _sentence(name: str, problem: Any) -> str:
+    kind, context, given = problem["type"], problem.get("ctx", {}), problem.get("input")
+    if kind == "extra_forbidden":
+        return f"{name} is not a setting"
+    what = {
+        "greater_than_equal": lambda: f"must be at least {context['ge']}",
+        "greater_than": lambda: f"must be more than {context['gt']}",
+        "less_than_equal": lambda: f"must be at most {context['le']}",
+        "less_than": lambda: f"must be less than {context['lt']}",
+        "multiple_of": lambda: f"must be a multiple of {context['multiple_of']}",
+        "string_too_long": lambda: f"must be at most {context['max_length']:,} characters long",
+        "literal_error": lambda: f"must be one of {context['expected']}",
+        "value_error": lambda: str(context["error"]),
+    }.get(kind, lambda: problem["msg"][:1].lower() + problem["msg"][1:])()
+    if what.startswith(name) or name == "config":
+        return what
+    return f"{name} {what} (got {str(given)[:60]!r})" if given not in (None, "") else f"{name} {what}"
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting with its default."""
+    return RunConfig().model_dump()

@@ -1,0 +1,20 @@
+"""The event log: one JSON object a line, appended by many, read by all."""
+
+from .event import Event, EventError, format_ts, new_writer_id, number, parse_ts, utc_now
+from .reader import FolderReader, LogReader, read_events
+from .writer import EventLog, PatientLog
+
+__all__ = [
+    "Event",
+    "EventError",
+    "EventLog",
+    "FolderReader",
+    "LogReader",
+    "PatientLog",
+    "format_ts",
+    "new_writer_id",
+    "number",
+    "parse_ts",
+    "read_events",
+    "utc_now",
+]

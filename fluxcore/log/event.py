@@ -1,0 +1,157 @@
+"""One event: a JSON object on a line of its own, and the rules by which it is encoded and read."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+VERSION = 1
+MAX_LINE_BYTES = 256 * 1024
+
+DURABLE_TYPES = frozenset(
+    {
+        "config.saved",
+        "run.requested",
+        "request.refused",
+        "stop.requested",
+        "sample.requested",
+        "save.requested",
+        "monitoring.changed",
+        "run.queued",
+        "run.spawning",
+        "run.started",
+        "run.adopted",
+        "checkpoint.saved",
+        "run.stalled",
+        "run.killed",
+        "run.completed",
+        "run.failed",
+        "run.stopped",
+        "run.noted",
+        "run.titled",
+        "run.tagged",
+        "run.archived",
+    }
+)
+"""Types that are on the disk (fdatasync) before the append returns; the others are handed to the kernel."""
+
+
+class EventError(ValueError):
+    """An event that can't be written, or a line that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of an event log. `ts` is UTC with microseconds, `n` counts from 1 per writer and run."""
+
+    ts: str
+    run: str
+    type: str
+    source: str
+    writer: str
+    n: int
+    data: dict[str, Any] = field(default_factory=dict)
+    attempt: int | None = None
+    v: int = VERSION
+
+    @property
+    def id(self) -> str:
+        """`"writer:n"`, by which another event names this one."""
+        return f"{self.writer}:{self.n}"
+
+    @property
+    def time(self) -> datetime:
+        """`ts` as an aware datetime in UTC."""
+        return parse_ts(self.ts)
+
+
+def utc_now() -> str:
+    """The current time as the log writes it: `2026-11-23T20:01:15.123456Z`."""
+    return format_ts(datetime.now(UTC))
+
+
+def format_ts(moment: datetime) -> str:
+    """An aware datetime in the log's form."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_ts(ts: str) -> datetime:
+    """The inverse of `format_ts`; a time that can't be read is 1970's start, so that one bad line stops nothing."""
+    try:
+        moment = datetime.fromisoformat(ts)
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def new_writer_id(source: str) -> str:
+    """A name for one process's appends: `trainer-4711-3f2a`."""
+    return f"{source}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def encode(event: Event) -> bytes:
+    """`event` as a line with its `\\n`. Numbers that are not finite become the strings "nan", "inf", "-inf".
+
+    Raises EventError where the line would be longer than 256 KiB or the data is not JSON.
+    """
+    line: dict[str, Any] = {"v": event.v, "ts": event.ts, "run": event.run, "type": event.type}
+    line |= {"source": event.source, "writer": event.writer, "n": event.n}
+    if event.attempt is not None:
+        line["attempt"] = event.attempt
+    line["data"] = event.data
+    try:
+        encoded = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        if b"null" in encoded:  # orjson writes NaN as null: a diverged loss would vanish in silence
+            line["data"] = keep_non_finite(event.data)
+            encoded = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError as error:
+        raise EventError(f"the data of a {event.type} event is not JSON: {error}") from None
+    if len(encoded) > MAX_LINE_BYTES:
+        raise EventError(f"a {event.type} event of {len(encoded)} bytes is over the log's limit of {MAX_LINE_BYTES}")
+    return encoded
+
+
+def decode(line: bytes) -> Event:
+    """A line as an event; unknown keys are ignored. Raises EventError where it is none."""
+    try:
+        raw = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        raise EventError("not JSON") from None
+    if not isinstance(raw, dict):
+        raise EventError("not an object")
+    data, attempt, n, version = raw.get("data"), raw.get("attempt"), raw.get("n"), raw.get("v", VERSION)
+    texts = tuple(raw.get(key) for key in ("ts", "run", "type", "source", "writer"))
+    if not all(isinstance(text, str) for text in texts) or type(n) is not int or not isinstance(data, dict):
+        raise EventError("not an event")
+    if type(version) is not int or (attempt is not None and type(attempt) is not int):
+        raise EventError("not an event")
+    return Event(*texts, n, data, attempt, version)  # type: ignore[arg-type, call-arg]
+
+
+def keep_non_finite(value: Any) -> Any:
+    """`value` with every float that is not finite as the string "nan", "inf" or "-inf"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: keep_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [keep_non_finite(item) for item in value]
+    return value
+
+
+def number(value: Any) -> float | None:
+    """A number of an event's data, the strings "nan", "inf", "-inf" included; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    return None

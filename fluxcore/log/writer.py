@@ -1,0 +1,245 @@
+"""Appending to an event log so that a kill, a full disk or a stopped neighbour loses no acknowledged event.
+
+A write is not atomic against SIGKILL: what a killed writer leaves is a torn tail, and the next line would be
+glued onto it and lost with it. So every append holds flock, looks whether the file ends in a newline and writes one
+first if it does not; a short write (a disk that fills) is cut off again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .event import DURABLE_TYPES, Event, EventError, encode, new_writer_id, utc_now
+
+LOCK_DEADLINE_SECONDS = 2.0
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+
+log = logging.getLogger(__name__)
+
+
+class EventLog:
+    """One writer's door to one run's log. Every append either is in the file when it returns, or raises OSError."""
+
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        *,
+        run: str | None = None,
+        writer: str | None = None,
+        attempt: int | None = None,
+        stem: str = "events",
+        now: Callable[[], str] = utc_now,
+        lock_deadline: float = LOCK_DEADLINE_SECONDS,
+    ) -> None:
+        """Append to `folder/events.jsonl` as `run` (default: the folder's name); nothing is opened before it is needed.
+
+        `attempt` goes onto every event that names none itself; `stem` is the file's name without `.jsonl`.
+        """
+        self.folder = folder
+        self.run = folder.name if run is None else run
+        self.source = source
+        self.writer = writer or new_writer_id(source)
+        self.attempt = attempt
+        self.now = now
+        self._lock_deadline = lock_deadline
+        self._stem = stem
+        self._path = folder / f"{stem}.jsonl"
+        self._fd: int | None = None
+        self._alone = False
+        self._n = 0
+
+    def append(
+        self,
+        type: str,
+        data: dict[str, Any] | None = None,
+        *,
+        attempt: int | None = None,
+        durable: bool | None = None,
+        ts: str | None = None,
+    ) -> Event:
+        """Append one event and return it. `durable` overrides whether it waits for the disk (see
+        DURABLE_TYPES); `ts` is for an event that happened earlier.
+
+        Raises EventError (too large, not JSON) or OSError (disk full, folder gone); then nothing was written and the
+        event's number is free again.
+        """
+        event = Event(
+            ts=ts or self.now(),
+            run=self.run,
+            type=type,
+            source=self.source,
+            writer=self.writer,
+            n=self._n + 1,
+            data=data or {},
+            attempt=self.attempt if attempt is None else attempt,
+        )
+        self._write(encode(event), type in DURABLE_TYPES if durable is None else durable)
+        self._n += 1
+        return event
+
+    def close(self) -> None:
+        """Close the file; a later append opens it again."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, line: bytes, durable: bool) -> None:
+        fd = self._open()
+        locked = False
+        if not self._alone:
+            try:
+                locked = self._lock(fd)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                fd = self._go_alone()
+        try:
+            if locked or self._alone:
+                self._write_checked(fd, line, durable)
+            else:  # the holder is stopped: don't wait for ever; a leading newline keeps this line whole
+                self._write_all(fd, b"\n" + line, None)
+                if durable:
+                    os.fdatasync(fd)
+        finally:
+            if locked:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _go_alone(self) -> int:
+        """No locks here (some network file systems): go on in a file of this writer's own, which needs none."""
+        self.close()
+        self._alone = True
+        self._path = self.folder / f"{self._stem}.{self.writer}.jsonl"
+        return self._open()
+
+    def _write_checked(self, fd: int, line: bytes, durable: bool) -> None:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        self._write_all(fd, line, size)
+        if durable:
+            try:
+                os.fdatasync(fd)
+            except OSError:
+                if not self._take_back(fd, size, len(line)):
+                    self._n += 1  # it stays there, unacknowledged, and its number is used
+                raise
+
+    @staticmethod
+    def _write_all(fd: int, line: bytes, size: int | None) -> None:
+        written = 0
+        try:
+            written = os.write(fd, line)
+            while written < len(line):  # a short write: the next one says why
+                more = os.write(fd, line[written:])
+                if more == 0:
+                    raise OSError(errno.ENOSPC, "no space left on the disk of the event log")
+                written += more
+        except OSError:
+            if size is not None and written:
+                EventLog._take_back(fd, size, written)
+            raise
+
+    @staticmethod
+    def _take_back(fd: int, size: int, written: int) -> bool:
+        """Cut off the last write, unless somebody who did not wait for the lock wrote behind it meanwhile."""
+        if os.fstat(fd).st_size != size + written:
+            return False
+        os.ftruncate(fd, size)
+        return True
+
+    def _lock(self, fd: int) -> bool:
+        deadline = None
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                now = time.monotonic()
+                deadline = deadline or now + self._lock_deadline
+                if now > deadline:
+                    return False
+                time.sleep(0.001)
+
+    def _open(self) -> int:
+        if self._fd is not None:
+            try:
+                there, ours = os.stat(self._path), os.fstat(self._fd)
+                if (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev):
+                    return self._fd
+            except FileNotFoundError:
+                pass
+            self.close()  # the file was replaced or removed: never write into a file that nobody can see
+        self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return self._fd
+
+
+class PatientLog:
+    """An event log for a loop that must not stop: what can't be written now waits in memory and is tried again."""
+
+    def __init__(self, log: EventLog, *, capacity: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
+        """Wrap `log`; past `capacity` waiting events the oldest are dropped, and counted in `dropped`."""
+        self._log = log
+        self._clock = clock
+        self._waiting: deque[tuple[str, dict[str, Any], bool | None, str]] = deque()
+        self._capacity = capacity
+        self._retry_at = 0.0
+        self.dropped = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many events are not yet in the log."""
+        return len(self._waiting)
+
+    def append(self, type: str, data: dict[str, Any] | None = None, *, durable: bool | None = None) -> None:
+        """Append, or keep the event for later; never raises."""
+        self._waiting.append((type, data or {}, durable, self._log.now()))
+        if len(self._waiting) > self._capacity:
+            self._waiting.popleft()
+            self.dropped += 1
+        if self._clock() >= self._retry_at:
+            self.flush()
+
+    def flush(self) -> bool:
+        """Try to write what waits, in order; True when nothing waits any more."""
+        while self._waiting:
+            type, data, durable, ts = self._waiting[0]
+            try:
+                self._log.append(type, data, durable=durable, ts=ts)
+            except EventError as error:
+                log.error("an event was dropped: %s", error)
+                self.dropped += 1
+            except OSError as error:
+                if not self._retry_at:
+                    log.error("the event log can't be written (%s); events wait in memory until it can", error)
+                self._retry_at = self._clock() + 1.0
+                return False
+            self._waiting.popleft()
+        if self._retry_at:
+            log.warning("the event log can be written again")
+            self._retry_at = 0.0
+        return True
+
+    def drain(self, seconds: float) -> bool:
+        """Keep trying for up to `seconds`, at the end of the loop; True when nothing waits any more."""
+        deadline = self._clock() + seconds
+        while not self.flush():
+            if self._clock() >= deadline:
+                log.error("%d events could not be written and are lost with this process", len(self._waiting))
+                return False
+            time.sleep(0.2)
+        return True

@@ -1,0 +1,75 @@
+"""A run: its files, its state folded from its events, its checkpoints, and what can be asked of it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fluxcore.config.names import is_valid_name, slugify
+
+from .checkpoints import CheckpointFile, find_state, list_checkpoints, resume_choice
+from .files import RunError, RunFolder, check_outputs, default_outputs, entry_names, free_run_name, list_run_folders
+from .fold import ENDED_STATES, LIVE_STATES, RunState, fold, seconds_between
+from .load import load_all, load_run, unreadable
+
+if TYPE_CHECKING:
+    from .requests import (
+        create_run,
+        refresh_ui_state,
+        request_resume,
+        request_start,
+        request_stop,
+        save_config,
+        set_monitoring,
+    )
+
+_LATER = dict.fromkeys(
+    (
+        "create_run",
+        "refresh_ui_state",
+        "request_resume",
+        "request_start",
+        "request_stop",
+        "save_config",
+        "set_monitoring",
+    ),
+    "requests",
+)
+
+__all__ = [
+    "ENDED_STATES",
+    "LIVE_STATES",
+    "CheckpointFile",
+    "RunError",
+    "RunFolder",
+    "RunState",
+    "check_outputs",
+    "create_run",
+    "default_outputs",
+    "entry_names",
+    "find_state",
+    "fold",
+    "free_run_name",
+    "is_valid_name",
+    "list_checkpoints",
+    "list_run_folders",
+    "load_all",
+    "load_run",
+    "refresh_ui_state",
+    "request_resume",
+    "request_start",
+    "request_stop",
+    "resume_choice",
+    "save_config",
+    "seconds_between",
+    "set_monitoring",
+    "slugify",
+    "unreadable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The heavier half on first use: `status` and the runner start without pydantic and Pillow."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,175 @@
+"""What a person can ask of a run. A request is an event in the run's log; the runner grants it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from fluxcore.config import RunConfig, parse_config, to_export
+from fluxcore.dataset import list_pictures
+from fluxcore.log import Event, EventError, EventLog, read_events
+
+from .atomic import write_atomic
+from .auto_resume import auto_resume_follows
+from .checkpoints import find_state, list_checkpoints, resume_choice
+from .files import RunError, RunFolder, check_outputs, entry_names
+from .fold import RunState, fold
+from .load import load_run
+
+logger = logging.getLogger(__name__)
+
+
+def check_new_name(outputs: Path, name: str) -> None:
+    """Raise RunError where `name` is no name, or taken (without regard to case)."""
+    RunFolder.of(outputs, name)
+    taken = [entry for entry in entry_names(outputs, folders_only=False) if entry.lower() == name.lower()]
+    if taken:
+        raise RunError(f"the name {taken[0]!r} is taken; choose another one")
+
+
+def create_run(
+    outputs: Path, config: RunConfig, source: str, fill_dataset: Callable[[Path], object] | None = None
+) -> RunFolder:
+    """Make the run `config.lora_name`, its config saved; `fill_dataset` puts pictures into the given folder.
+
+    The folder appears whole or not at all. Raises RunError (name, folder) or whatever `fill_dataset` raises.
+    """
+    check_new_name(outputs, config.lora_name)
+    check_outputs(outputs)
+    aside = outputs / f".new-{secrets.token_hex(6)}"
+    try:
+        (aside / "dataset").mkdir(parents=True)
+        if fill_dataset:
+            fill_dataset(aside / "dataset")
+        _write(EventLog(aside, source, run=config.lora_name), "config.saved", {"config": config.model_dump()})
+        check_new_name(outputs, config.lora_name)
+        folder = RunFolder.of(outputs, config.lora_name)
+        try:
+            os.rename(aside, folder.path)
+        except OSError as error:
+            raise RunError(f"the run's folder can't be made: {error.strerror}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    _refresh(folder)
+    return folder
+
+
+def save_config(outputs: Path, config: RunConfig, source: str) -> Event:
+    """Append `config.saved`; an attempt under way keeps the config that its request named."""
+    folder, _ = load_run(outputs, config.lora_name)
+    event = _append(folder, source, "config.saved", {"config": config.model_dump()})
+    _refresh(folder)
+    return event
+
+
+def request_start(outputs: Path, name: str, source: str, *, restart: bool = False, reason: str = "") -> Event:
+    """Ask for a fresh training. Raises RunError where the run is live, has no pictures, or ran and `restart` is off."""
+    folder, state = load_run(outputs, name)
+    _refuse_live(state)
+    if state.attempts and not restart:
+        raise RunError(f"{name} has been trained before; resume it, or start it with --restart to begin afresh")
+    _refuse_empty(folder)
+    return _request(folder, state, source, None, reason or ("restart" if restart else "start"))
+
+
+def request_resume(outputs: Path, name: str, source: str, *, from_state: str | None = None, reason: str = "") -> Event:
+    """Ask to go on from `from_state`, or from the newest complete checkpoint. Raises RunError where there is none."""
+    folder, state = load_run(outputs, name)
+    _refuse_live(state)
+    if from_state in (None, "", "latest"):
+        chosen, wanted = resume_choice(folder, state), "latest"
+        if chosen is None:
+            raise RunError(f"{name} has no complete checkpoint to resume from; start it with --restart")
+    else:
+        wanted = str(from_state).rstrip("/").rsplit("/", 1)[-1]
+        chosen = find_state(folder, wanted)
+        if chosen is None:
+            there = [found.name for found in list_checkpoints(folder) if found.kind == "state" and found.complete]
+            raise RunError(f"{name} has no checkpoint {wanted!r}; it has {', '.join(there) or 'none'}")
+        if not chosen.complete:
+            raise RunError(f"the checkpoint {wanted!r} is incomplete ({chosen.problem}); choose another one")
+    if chosen.step is not None and state.total_steps and chosen.step >= planned_steps(folder, state):
+        raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise its epochs or steps")
+    _refuse_empty(folder)
+    return _request(folder, state, source, wanted, reason or "resume")
+
+
+def planned_steps(folder: RunFolder, state: RunState) -> int:
+    """How many optimizer steps the run's present config means for its present pictures."""
+    config = parse_config(state.config)
+    return config.total_steps(len(list_pictures(folder.dataset)))
+
+
+def request_stop(outputs: Path, name: str, source: str, reason: str = "user") -> Event:
+    """Ask to stop. Raises RunError where nothing of the run lives, waits, or is about to start by itself."""
+    folder, state = load_run(outputs, name)
+    if not state.is_busy and not auto_resume_follows(state):
+        raise RunError(f"{name} is not running (it is {state.state})")
+    return _append(folder, source, "stop.requested", {"reason": reason})
+
+
+def set_monitoring(outputs: Path, name: str, source: str, enabled: bool) -> Event:
+    """Switch verdicts and kills off or on for the run; sampling goes on either way."""
+    folder, _ = load_run(outputs, name)
+    return _append(folder, source, "monitoring.changed", {"enabled": enabled})
+
+
+def refresh_ui_state(folder: RunFolder, state: RunState | None = None) -> None:
+    """Write `ui_state.json`, the last config in the seed's form with the folded state. Derived: never read back."""
+    state = state or fold(folder.name, read_events(folder.path))
+    try:
+        config = RunConfig.model_validate(state.config)
+    except ValueError:
+        return
+    export: dict[str, Any] = to_export(config, state.state)
+    write_atomic(folder.ui_state, orjson.dumps(export, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _request(folder: RunFolder, state: RunState, source: str, resume_from: str | None, reason: str) -> Event:
+    return _append(
+        folder,
+        source,
+        "run.requested",
+        {"config": state.config_id, "resume_from": resume_from, "reason": reason},
+    )
+
+
+def _append(folder: RunFolder, source: str, type: str, data: dict[str, Any]) -> Event:
+    return _write(EventLog(folder.path, source), type, data)
+
+
+def _write(log: EventLog, type: str, data: dict[str, Any]) -> Event:
+    try:
+        with log:
+            return log.append(type, data)
+    except OSError as error:
+        raise RunError(f"the event log of {log.run} can't be written ({error.strerror}); nothing was asked") from None
+    except EventError as error:
+        raise RunError(f"this can't be saved for {log.run}: {error}; use shorter texts and smaller numbers") from None
+
+
+def _refresh(folder: RunFolder) -> None:
+    """A derived file's trouble takes nothing back of what the log has."""
+    try:
+        refresh_ui_state(folder)
+    except OSError as error:
+        logger.warning("%s: ui_state.json can't be written: %s", folder.name, error)
+
+
+def _refuse_live(state: RunState) -> None:
+    if state.must_be_killed:
+        raise RunError(f"{state.name} was stuck and is being ended; try again in a moment")
+    if state.is_busy:
+        raise RunError(f"{state.name} is already {state.state}; stop it first")
+
+
+def _refuse_empty(folder: RunFolder) -> None:
+    if not list_pictures(folder.dataset):
+        raise RunError(f"{folder.name} has no pictures; put some into {folder.dataset}")

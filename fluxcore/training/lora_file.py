@@ -1,0 +1,179 @@
+"""A FLUX.1 LoRA's file: read it, write it so that a crash leaves the old one or the new one, convert it.
+
+Only safetensors: a pickle could run code. The layout is the one in safetensors' README: 8 bytes with the header's
+length, a JSON header (with the metadata, strings only, under `__metadata__`), the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fluxcore.training.lora_keys import LoraFormat, LoraFormatError, detect_format, to_diffusers, to_sd_scripts
+
+FileFormat = Literal["sd-scripts", "diffusers"]
+
+IMPLEMENTATION: dict[FileFormat, str] = {
+    "sd-scripts": "https://github.com/black-forest-labs/flux",
+    "diffusers": "diffusers",
+}
+"""What modelspec calls the program whose module names a file has (`modelspec.implementation`)."""
+
+# diffusers' `save_lora_weights` puts peft's configuration here, as JSON; the alphas are in it.
+_ADAPTER_METADATA = "lora_adapter_metadata"
+
+
+def read_lora(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A LoRA's tensors (on the CPU, in the file's dtypes) and its metadata, `{}` where it has none.
+
+    Alphas that the file has in diffusers' `lora_adapter_metadata` come back as `.alpha` tensors (float32, 0-d), and
+    that entry is left out: the tensors alone say what the LoRA adds. Raises LoraFormatError where the file is cut
+    short, no safetensors file or no FLUX.1 LoRA (before any tensor is read), OSError where it can't be opened.
+    """
+    with open(path, "rb"):  # a missing file or a folder: Python's own error names it
+        pass
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            kind = detect_format(file.keys())
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no dict: it has only keys())
+            metadata = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise LoraFormatError(f"{path} is cut short or no safetensors file ({error}). Copy it here again.") from error
+    except LoraFormatError as error:
+        raise LoraFormatError(f"{path}: {error}") from error
+    adapter = metadata.pop(_ADAPTER_METADATA, None)
+    if adapter is not None and kind != "sd-scripts":  # sd-scripts' names have an `.alpha` each, all readers take that
+        if any(key.endswith(".alpha") for key in tensors):
+            raise LoraFormatError(f"{path} has its alphas twice, as tensors and as {_ADAPTER_METADATA}.")
+        tensors.update(_adapter_alphas(tensors, adapter))
+    return tensors, metadata
+
+
+def save_lora(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a LoRA: to `PATH.tmp` beside it, fsynced, renamed over `path`, the folder fsynced.
+
+    `tensors` may be on any device and share memory; the file's bytes depend on nothing but the arguments. Of the
+    metadata, the hashes of the tensors' bytes are made here, so they can't be stale: `sshs_model_hash` beside `ss_`
+    keys, `modelspec.hash_sha256` beside modelspec's (`sshs_legacy_hash` is left out). Raises TypeError for metadata
+    that are not strings, LoraFormatError for tensors that are no LoRA, OSError (disk full, …) with `path` untouched.
+    """
+    if not all(isinstance(item, str) for pair in metadata.items() for item in pair):
+        raise TypeError("a safetensors file's metadata are strings, names and values")
+    detect_format(tensors)
+    own = {k: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, t in tensors.items()}
+    blob = memoryview(save(own))
+    start = 8 + int.from_bytes(blob[:8], "little")
+    header = json.loads(bytes(blob[8:start]))
+    header["__metadata__"] = _with_hashes(metadata, hashlib.sha256(blob[start:]).hexdigest())
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors' bytes start at a multiple of 8
+    _replace_file(Path(path), (len(text).to_bytes(8, "little"), text, blob[start:]))
+
+
+def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[str], to: FileFormat) -> LoraFormat:
+    """Write the LoRA of `in_path` to `out_path` with the other family of names, exactly; gives the format it found.
+
+    A file that already has the names of `to` is copied byte for byte. Metadata is kept; what would be untrue
+    afterwards (hashes, `modelspec.implementation`, `lora_adapter_metadata`) is made anew or left out. An `out_path`
+    that exists is replaced, and only once the new file is whole. Raises LoraFormatError for what can't be converted
+    (see to_sd_scripts, to_diffusers), ValueError for another `to` or where both paths are one file, OSError.
+    """
+    if to not in get_args(FileFormat):
+        raise ValueError(f"a LoRA converts to {' or '.join(get_args(FileFormat))}, not to {to!r}")
+    if os.path.realpath(in_path) == os.path.realpath(out_path) or (
+        os.path.exists(out_path) and os.path.samefile(in_path, out_path)
+    ):
+        raise ValueError(f"{in_path} and {out_path} are one file: convert into another one")
+    tensors, metadata = read_lora(in_path)
+    found = detect_format(tensors)
+    if found == to:
+        _replace_file(Path(out_path), (Path(in_path).read_bytes(),))
+        return found
+    try:
+        converted = to_sd_scripts(tensors) if to == "sd-scripts" else to_diffusers(tensors)
+    except LoraFormatError as error:
+        raise LoraFormatError(f"{in_path}: {error}") from error
+    if "modelspec.implementation" in metadata:
+        metadata["modelspec.implementation"] = IMPLEMENTATION[to]
+    save_lora(out_path, converted, {"format": "pt", **metadata})
+    return found
+
+
+def _adapter_alphas(tensors: Mapping[str, Tensor], adapter: str) -> dict[str, Tensor]:
+    """`.alpha` tensors out of diffusers' `lora_adapter_metadata`: a peft LoraConfig, its keys behind `transformer.`."""
+    try:
+        config = json.loads(adapter)
+    except json.JSONDecodeError:
+        config = None
+    if not isinstance(config, dict):
+        raise LoraFormatError(f"its {_ADAPTER_METADATA} is no JSON object, so its alphas are not known.")
+    alphas: dict[str, Tensor] = {}
+    for key in tensors:
+        name = key.removesuffix(".lora_A.weight")
+        if name == key:
+            continue
+        component = next((c for c in ("transformer.", "text_encoder.") if name.startswith(c)), "")
+        settings = {k.removeprefix(component): v for k, v in config.items() if k.startswith(component)}
+        try:
+            alpha = _peft_alpha(name.removeprefix(component), len(tensors[key]), settings)
+        except LoraFormatError:
+            raise
+        except (TypeError, ValueError, re.error) as error:
+            raise LoraFormatError(f"its {_ADAPTER_METADATA} gives no alpha for {name}: {error}") from error
+        alphas[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
+    return alphas
+
+
+def _peft_alpha(module: str, rank: int, settings: Mapping[str, Any]) -> float:
+    patterns = dict(settings.get("alpha_pattern") or {})
+    # peft takes the first pattern that matches at the end of a module's name.
+    pattern = next((p for p in patterns if re.match(rf"(.*\.)?({p})$", module)), None)
+    alpha = float(settings.get("lora_alpha", rank) if pattern is None else patterns[pattern])
+    if not settings.get("use_rslora"):
+        return alpha
+    if math.isqrt(rank) ** 2 != rank:
+        raise LoraFormatError(
+            f"{module} has use_rslora with rank {rank}: a scale of alpha / √{rank}, for which no other alpha is exact."
+        )
+    return alpha * math.isqrt(rank)
+
+
+def _with_hashes(metadata: Mapping[str, str], sha256: str) -> dict[str, str]:
+    result = {k: v for k, v in metadata.items() if not k.startswith("sshs_") and k != "modelspec.hash_sha256"}
+    if any(key.startswith("ss_") for key in result):
+        result["sshs_model_hash"] = sha256
+    if any(key.startswith("modelspec.") for key in result):
+        result["modelspec.hash_sha256"] = f"0x{sha256}"
+    return result
+
+
+def _replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself, should the power fail
+    finally:
+        os.close(folder)

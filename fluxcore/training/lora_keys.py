@@ -1,0 +1,289 @@
+"""A FLUX.1 LoRA's tensors under the two families of names that programs read, converted exactly.
+
+- `sd-scripts` (kohya's `networks/lora_flux.py`; ComfyUI, Forge and most shops of LoRAs read it): names of Black Forest
+  Labs' own model, one LoRA for a block's fused `attn_qkv` and one for a single block's fused `linear1`:
+  `lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight`, `….lora_up.weight`, `….alpha`.
+- `diffusers` (what `FluxPipeline.save_lora_weights` writes) and `peft` (the same without the `transformer.` in front,
+  what `peft.get_peft_model_state_dict` gives): one LoRA a projection,
+  `transformer.transformer_blocks.0.attn.to_q.lora_A.weight`, `….lora_B.weight`, and here always `….alpha`.
+
+In all of them a module of rank r adds `alpha / r * up @ down` to its weight; `down` (lora_A) is (r, in), `up` (lora_B)
+is (out, r). How fused modules convert, and what is exact: `lora_fuse.py`.
+
+The names and the order of the projections are those of sd-scripts' network on Black Forest Labs' `flux/model.py` and of
+diffusers' `FluxTransformer2DModel`; sd-scripts' `split_qkv` exists in memory only, its files have the fused names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, fuse, split_fused
+
+__all__ = ["LoraFormat", "LoraFormatError", "detect_format", "to_diffusers", "to_peft", "to_sd_scripts"]
+
+LoraFormat = Literal["sd-scripts", "diffusers", "peft"]
+
+# sd-scripts' module -> the diffusers modules whose outputs it concatenates, in this order.
+_DOUBLE_BLOCK: dict[str, tuple[str, ...]] = {
+    "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "img_attn_proj": ("attn.to_out.0",),
+    "img_mlp_0": ("ff.net.0.proj",),
+    "img_mlp_2": ("ff.net.2",),
+    "img_mod_lin": ("norm1.linear",),
+    "txt_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "txt_attn_proj": ("attn.to_add_out",),
+    "txt_mlp_0": ("ff_context.net.0.proj",),
+    "txt_mlp_2": ("ff_context.net.2",),
+    "txt_mod_lin": ("norm1_context.linear",),
+}
+_SINGLE_BLOCK: dict[str, tuple[str, ...]] = {
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    "linear2": ("proj_out",),
+    "modulation_lin": ("norm.linear",),
+}
+_OUTSIDE_BLOCKS: dict[str, tuple[str, ...]] = {
+    "img_in": ("x_embedder",),
+    "txt_in": ("context_embedder",),
+    "time_in_in_layer": ("time_text_embed.timestep_embedder.linear_1",),
+    "time_in_out_layer": ("time_text_embed.timestep_embedder.linear_2",),
+    "guidance_in_in_layer": ("time_text_embed.guidance_embedder.linear_1",),
+    "guidance_in_out_layer": ("time_text_embed.guidance_embedder.linear_2",),
+    "vector_in_in_layer": ("time_text_embed.text_embedder.linear_1",),
+    "vector_in_out_layer": ("time_text_embed.text_embedder.linear_2",),
+    "final_layer_adaLN_modulation_1": ("norm_out.linear",),
+    "final_layer_linear": ("proj_out",),
+}
+_CLIP_LAYER: dict[str, tuple[str, ...]] = {
+    "self_attn_q_proj": ("self_attn.q_proj",),
+    "self_attn_k_proj": ("self_attn.k_proj",),
+    "self_attn_v_proj": ("self_attn.v_proj",),
+    "self_attn_out_proj": ("self_attn.out_proj",),
+    "mlp_fc1": ("mlp.fc1",),
+    "mlp_fc2": ("mlp.fc2",),
+}
+# (sd-scripts' prefix, diffusers' prefix, the table below them). `#` stands for the block's number.
+_FAMILIES: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
+    ("lora_unet_double_blocks_#_", "transformer.transformer_blocks.#.", _DOUBLE_BLOCK),
+    ("lora_unet_single_blocks_#_", "transformer.single_transformer_blocks.#.", _SINGLE_BLOCK),
+    ("lora_unet_", "transformer.", _OUTSIDE_BLOCKS),
+    ("lora_te1_text_model_encoder_layers_#_", "text_encoder.text_model.encoder.layers.#.", _CLIP_LAYER),
+)
+# With the block numbers taken out a name is one of these few, whatever the depth of the model.
+_FROM_SD_SCRIPTS = {
+    sd + name: tuple(df + p for p in paths) for sd, df, table in _FAMILIES for name, paths in table.items()
+}
+_TO_SD_SCRIPTS = {path: (name, i) for name, paths in _FROM_SD_SCRIPTS.items() for i, path in enumerate(paths)}
+# Black Forest Labs' last modulation gives (shift, scale), diffusers' (scale, shift): the halves of `up` change places.
+_SWAPPED_HALVES = "transformer.norm_out.linear"
+
+_SD_PARTS = {".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha"}
+_PEFT_PARTS = {".lora_A.weight": "down", ".lora_B.weight": "up", ".alpha": "alpha"}
+_BLOCK_NUMBER = re.compile(r"(?<=(?:blocks|layers)[._])\d+(?=[._])")
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def detect_format(keys: Iterable[str]) -> LoraFormat:
+    """The family of names that a LoRA's tensors have, judged by the names alone.
+
+    `keys` are tensor names (a dict of tensors will do). "sd-scripts", "diffusers", or "peft" (diffusers' module names
+    without `transformer.`). Raises LoraFormatError where the names are no FLUX.1 LoRA's or are of two families.
+    """
+    found: set[LoraFormat] = set()
+    names = list(keys)
+    for key in names:
+        if key.startswith(("lora_unet_", "lora_te")):
+            found.add("sd-scripts")
+        elif key.endswith((".lora_A.weight", ".lora_B.weight")):
+            found.add("diffusers" if key.startswith(("transformer.", "text_encoder.")) else "peft")
+    if len(found) != 1:
+        why = "has names of several LoRA formats" if found else "is not a FLUX.1 LoRA"
+        raise LoraFormatError(
+            f"this {why}: names such as {_first(names)}. Expected are sd-scripts' "
+            "'lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight' or diffusers' "
+            "'transformer.transformer_blocks.0.attn.to_q.lora_A.weight'."
+        )
+    return found.pop()
+
+
+def to_sd_scripts(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """The LoRA under sd-scripts' names, with an `.alpha` (a 0-d tensor) for every module.
+
+    `state` holds tensors under any of the three families of names; its tensors are not changed, and those that need
+    no change are passed on, not copied. `alpha` is for modules without an `.alpha` of their own: one number for all
+    (the trainer's `network_alpha`), or a number per diffusers module (`transformer_blocks.0.attn.to_q`); None means
+    alpha = rank, a scale of 1, as diffusers and ComfyUI take it. It is held as float32.
+
+    An `.alpha` has the dtype of its module's matrices where that holds its value exactly (as sd-scripts saves it),
+    else float32 or float64.
+
+    Raises LoraFormatError for unknown names, a half of a pair, shapes that fit no FLUX width, and projections of one
+    fused module whose scales (alpha / rank) differ by anything but a power of two (a power of two goes into the down,
+    exactly).
+    """
+    groups: dict[str, dict[int, LoraModule]] = {}
+    for path, module in _parse(state, alpha).items():
+        number, pattern = _take_number(path)
+        name, index = _TO_SD_SCRIPTS[pattern]
+        groups.setdefault(name.replace("#", number), {})[index] = module
+    out: dict[str, Tensor] = {}
+    for name, parts in groups.items():
+        paths = _FROM_SD_SCRIPTS[_take_number(name)[1]]
+        if len(paths) > 1:
+            module = fuse(name, [parts.get(i) for i in range(len(paths))])
+        else:
+            module = _swapped(paths[0], parts[0])
+        out[f"{name}.lora_down.weight"] = module.down
+        out[f"{name}.lora_up.weight"] = module.up
+        out[f"{name}.alpha"] = _alpha_tensor(module.alpha, (module.down.dtype, torch.float32, torch.float64))
+    return out
+
+
+def to_diffusers(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """The LoRA under diffusers' names, for `FluxPipeline.load_lora_weights`; `state` and `alpha` as in to_sd_scripts.
+
+    Alpha is a float32 `.alpha` tensor a module (float64 where float32 does not hold it): diffusers hands it to peft
+    as it is, so the scale is alpha / rank with no detour, and readers that know no `lora_adapter_metadata` (ComfyUI,
+    older diffusers) find it too. float32, not the matrices' dtype: peft divides in the tensor's dtype, and 1 / 3 in
+    bfloat16 is off by 0.2%.
+
+    Raises LoraFormatError as to_sd_scripts does, and for the two cases in which diffusers would read a wrong scale:
+    it takes the final layer's alpha for every single block's `proj_out`, and one alpha for the whole text encoder.
+    """
+    modules = _parse(state, alpha)
+    _refuse_what_diffusers_misreads(modules)
+    return _with_peft_names(modules)
+
+
+def to_peft(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The transformer's part of a LoRA as peft wants it: `(state, alphas)`.
+
+    `state` may have any of the three families of names. The first result goes to `peft.set_peft_model_state_dict`
+    (`transformer_blocks.0.attn.to_q.lora_A.weight`, no alphas in it); the second has an alpha per module for a
+    `LoraConfig`'s `alpha_pattern` (with `^` in front: peft matches at a name's end, and `proj_out` ends several). The
+    ranks are the first dimension of each `lora_A.weight`. Modules of a text encoder are left out.
+
+    Raises LoraFormatError as to_sd_scripts does, or where no transformer module is there.
+    """
+    prefix = "transformer."
+    modules = {p.removeprefix(prefix): m for p, m in _parse(state, None).items() if p.startswith(prefix)}
+    if not modules:
+        raise LoraFormatError("this LoRA has no module of the transformer: it can't be continued here.")
+    tensors = {key: t for key, t in _with_peft_names(modules).items() if not key.endswith(".alpha")}
+    return tensors, {path: module.alpha for path, module in modules.items()}
+
+
+def _with_peft_names(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for path, module in modules.items():
+        out[f"{path}.lora_A.weight"] = module.down
+        out[f"{path}.lora_B.weight"] = module.up
+        out[f"{path}.alpha"] = _alpha_tensor(module.alpha, (torch.float32, torch.float64))
+    return out
+
+
+def _parse(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None) -> dict[str, LoraModule]:
+    """Any family of names -> modules by their diffusers path, with `transformer.` or `text_encoder.` in front."""
+    kind = detect_format(state)
+    known, parts_of = (_FROM_SD_SCRIPTS, _SD_PARTS) if kind == "sd-scripts" else (_TO_SD_SCRIPTS, _PEFT_PARTS)
+    unknown: list[str] = []
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        suffix = next((s for s in parts_of if key.endswith(s)), "")
+        name = ("transformer." if kind == "peft" else "") + key.removesuffix(suffix)
+        if name.startswith("text_encoder.encoder."):  # transformers 5 has no `text_model` inside CLIPTextModel
+            name = name.replace("text_encoder.", "text_encoder.text_model.", 1)
+        if suffix and _take_number(name)[1] in known:
+            found.setdefault(name, {})[parts_of[suffix]] = tensor
+        else:
+            unknown.append(key)
+    if unknown:
+        raise LoraFormatError(
+            f"{len(unknown)} of {len(state)} tensors belong to no FLUX.1 LoRA: {_first(unknown)}. Only plain LoRA "
+            "(down, up, alpha) of FLUX.1's transformer and of CLIP-L has both forms; use a DoRA, LoKr or LoHa, a LoRA "
+            "of T5 or of another model, as it is in the program that wrote it."
+        )
+    modules: dict[str, LoraModule] = {}
+    for name, parts in found.items():
+        module = _checked(name, parts, alpha)
+        if kind == "sd-scripts":
+            number, pattern = _take_number(name)
+            paths = [path.replace("#", number) for path in _FROM_SD_SCRIPTS[pattern]]
+            split = split_fused(name, module, len(paths)) if len(paths) > 1 else [_swapped(paths[0], module)]
+            modules.update({path: part for path, part in zip(paths, split, strict=True) if part is not None})
+        else:
+            modules[name] = module
+    return modules
+
+
+def _checked(name: str, parts: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None) -> LoraModule:
+    if not {"down", "up"} <= set(parts):
+        raise LoraFormatError(f"{name} has only {sorted(parts)} of down, up and alpha: the LoRA is not whole.")
+    down, up = parts["down"], parts["up"]
+    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1] or down.shape[0] == 0:
+        raise LoraFormatError(
+            f"{name}: down {tuple(down.shape)} and up {tuple(up.shape)} are not (rank, in) and (out, rank)."
+        )
+    if down.dtype not in _FLOATS or up.dtype not in _FLOATS:
+        raise LoraFormatError(f"{name} is {down.dtype} / {up.dtype}; bfloat16, float16, float32 or float64 is needed.")
+    if "alpha" in parts:
+        if parts["alpha"].numel() != 1:
+            raise LoraFormatError(f"{name}: alpha has {parts['alpha'].numel()} values, not one.")
+        value = float(parts["alpha"].item())
+    elif alpha is None:
+        value = float(down.shape[0])
+    else:
+        given = alpha.get(name, alpha.get(name.removeprefix("transformer."))) if isinstance(alpha, Mapping) else alpha
+        if given is None:
+            raise LoraFormatError(f"no alpha was given for {name}.")
+        # float32 first: then a sum of three or four of them is exact in float64 and divides back to the same number.
+        value = torch.tensor(float(given), dtype=torch.float32).item()
+    if not math.isfinite(value):
+        raise LoraFormatError(f"{name}: alpha is {value}.")
+    return LoraModule(down, up, value)
+
+
+def _alpha_tensor(alpha: float, dtypes: Sequence[torch.dtype]) -> Tensor:
+    """A 0-d tensor of the first dtype that holds `alpha` exactly; the last one is float64 and holds every float."""
+    return next(t for t in (torch.tensor(alpha, dtype=dtype) for dtype in dtypes) if t.item() == alpha)
+
+
+def _swapped(path: str, module: LoraModule) -> LoraModule:
+    """The module itself, or where diffusers has its output's halves the other way round, with them changed over."""
+    if path != _SWAPPED_HALVES:
+        return module
+    if module.up.shape[0] % 2:
+        raise LoraFormatError(f"{path}: it should write a shift and a scale, and writes {module.up.shape[0]} features.")
+    return LoraModule(module.down, torch.cat(module.up.chunk(2)[::-1]), module.alpha)
+
+
+def _refuse_what_diffusers_misreads(modules: Mapping[str, LoraModule]) -> None:
+    # diffusers makes peft patterns of the alphas' names, and peft matches a pattern at the end of a module's name.
+    final = modules.get("transformer.proj_out")
+    blocks = [m for path, m in modules.items() if path.startswith("transformer.single_") and path.endswith(".proj_out")]
+    if final is not None and any(module.alpha != final.alpha for module in blocks):
+        raise LoraFormatError(
+            "the final layer and the single blocks have different alphas, which diffusers mixes up (both are called "
+            "proj_out there). Leave the final layer out, or keep the file in sd-scripts' form."
+        )
+    if len({m.alpha for path, m in modules.items() if path.startswith("text_encoder.")}) > 1:
+        raise LoraFormatError(
+            "the text encoder's modules have different alphas, of which diffusers reads one only. Keep the file in "
+            "sd-scripts' form."
+        )
+
+
+def _take_number(name: str) -> tuple[str, str]:
+    """`transformer.transformer_blocks.7.attn.to_q` -> ("7", `transformer.transformer_blocks.#.attn.to_q`)."""
+    match = _BLOCK_NUMBER.search(name)
+    return (match[0], name[: match.start()] + "#" + name[match.end() :]) if match else ("", name)
+
+
+def _first(keys: Sequence[str]) -> str:
+    return ", ".join(repr(key) for key in keys[:3]) + (", …" if len(keys) > 3 else "") if keys else "none at all"

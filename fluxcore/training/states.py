@@ -1,0 +1,128 @@
+"""Saving and loading a training's state: sd-scripts' layout, whole or absent, the LoRA and its optimizer only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from fluxcore.runs.atomic import free_name, sync_folder, sync_tree
+from fluxcore.runs.files import RunFolder
+
+from .failures import Exit, TrainingError
+
+WEIGHTS_FILE = "model.safetensors"
+FULL_DISK_BYTES = 1024 * 1024
+
+
+def lora_state(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The LoRA's tensors by peft's names, on the CPU."""
+    return {name: value.detach().cpu() for name, value in get_peft_model_state_dict(transformer).items()}
+
+
+def keep_states_small(accelerator: Accelerator) -> None:
+    """Make `accelerator.save_state` write the LoRA instead of the whole base model (23.8 GB for FLUX)."""
+
+    def only_lora(models: list[torch.nn.Module], weights: list[dict[str, Any]], output_dir: str) -> None:
+        weights[:] = [lora_state(accelerator.unwrap_model(model)) for model in models]
+
+    def leave_to_us(models: list[torch.nn.Module], input_dir: str) -> None:
+        models.clear()
+
+    accelerator.register_save_state_pre_hook(only_lora)
+    accelerator.register_load_state_pre_hook(leave_to_us)
+
+
+def save_state(accelerator: Accelerator, folder: RunFolder, target: Path, epoch: int, step: int) -> int:
+    """Write the state folder `target` aside and rename it; returns its bytes. Raises OSError with nothing left over.
+
+    `train_state.json` is written first and accelerate's `random_states_0.pkl` last, as in sd-scripts.
+    """
+    aside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        (aside / "train_state.json").write_text(json.dumps({"current_epoch": epoch, "current_step": step}))
+        accelerator.save_state(str(aside))
+        sync_tree(aside)
+        if target.exists():  # a rename onto a folder fails; what lies there is kept
+            kept = free_name(folder.superseded / target.name)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(target, kept)
+        os.rename(aside, target)
+        sync_folder(target.parent)
+    except BaseException as error:
+        free = shutil.disk_usage(target.parent).free
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, RuntimeError | SafetensorError) and free < FULL_DISK_BYTES:
+            # torch and safetensors report a full disk without its errno
+            raise OSError(errno.ENOSPC, "the disk is full", str(target)) from None
+        raise
+    return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+
+
+def load_state(accelerator: Accelerator, transformer: torch.nn.Module, path: Path) -> int:
+    """Load a state folder into the LoRA, optimizer and scheduler; returns the step after which it was saved.
+
+    Raises TrainingError where the folder is torn or belongs to another LoRA. Nothing is unpickled but by
+    `weights_only`.
+    """
+    try:
+        step = int(json.loads((path / "train_state.json").read_text())["current_step"])
+        tensors = load_file(path / WEIGHTS_FILE)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
+    ours = get_peft_model_state_dict(transformer)
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in ours.items()}:
+        raise TrainingError(
+            Exit.BAD_CONFIG,
+            f"the checkpoint {path.name} holds {_describe(tensors)}, the config asks for {_describe(ours)}: "
+            "set network_dim as it was, or start afresh",
+        )
+    set_peft_model_state_dict(transformer, tensors)
+    try:
+        accelerator.load_state(str(path))
+    except (OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError) as error:
+        raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
+    return step
+
+
+def _describe(tensors: dict[str, torch.Tensor]) -> str:
+    ranks = sorted({value.shape[0] for name, value in tensors.items() if ".lora_A." in name})
+    return f"a LoRA of rank {', '.join(map(str, ranks)) or '?'} on {len(tensors) // 2} layers"
+
+
+def prune_states(folder: RunFolder, keep_epochs: int, keep_steps: int, step: int) -> None:
+    """Delete epoch states but the newest `keep_epochs`, and step states more than `keep_steps` steps old (0 = none).
+
+    Called after a newer state was saved, so the newest complete one is never among them.
+    """
+    from fluxcore.runs.checkpoints import list_checkpoints
+    from fluxcore.runs.files import parse_checkpoint_name
+
+    states = [found for found in list_checkpoints(folder) if found.kind == "state" and found.complete]
+    newest = max(states, key=lambda found: found.step or 0, default=None)
+    by_epoch, doomed = [], []
+    for found in states:
+        _, epoch, at_step = parse_checkpoint_name(folder.name, found.name) or ("", None, None)
+        if epoch is not None:
+            by_epoch.append(found)
+        elif at_step is not None and keep_steps and at_step <= step - keep_steps:
+            doomed.append(found)
+    if keep_epochs:
+        doomed += sorted(by_epoch, key=lambda found: found.step or 0)[:-keep_epochs]
+    for found in doomed:
+        if found is not newest:
+            gone = found.path.with_name(f".{found.name}.gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            os.rename(found.path, gone)
+            shutil.rmtree(gone, ignore_errors=True)

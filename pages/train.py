@@ -1,0 +1,230 @@
+"""Train: three columns from a name to a running training. Everything typed is kept as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import streamlit as st
+
+from fluxcore.config import RunConfig, from_export
+from fluxcore.config.names import slugify
+from fluxcore.dataset import list_pictures
+from fluxcore.errors import UserError
+from fluxcore.runs import default_outputs, free_run_name
+from fluxcore.runs.requests import check_new_name
+from studio import ask, dataset_view, form, nav, words
+from studio.drafts import Draft, copy_pictures, fill_from, new_draft, newest_draft
+from studio.live import live_runs
+from studio.typing_saver import save_while_typing
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "riso"
+
+
+def current_draft() -> Draft:
+    """This session's draft: the newest one, or an empty one with the settings of the newest run."""
+    draft: Draft | None = st.session_state.get("draft")
+    if draft is None or draft.gone:
+        draft = newest_draft(default_outputs()) or Draft(default_outputs())
+        if not draft.exists:
+            follow_newest_run(draft)
+        st.session_state["draft"] = draft
+        form.fill(draft)
+    elif draft.refresh():  # another tab wrote: the log is what counts
+        form.fill(draft)
+    form.fill_missing(draft)
+    return draft
+
+
+def follow_newest_run(draft: Draft) -> None:
+    """Settings of the newest run under a free name; nothing is written before the first edit."""
+    runs = [run for run in live_runs().all() if run.state.config]
+    if not runs:
+        return
+    newest = max(runs, key=lambda run: run.state.created or "")
+    known, _ = from_export(newest.state.config)
+    draft.values |= known | {"lora_name": free_run_name(default_outputs(), newest.name), "resume_from_checkpoint": ""}
+    draft.touched = set(known)
+    st.session_state["follows"] = newest.name
+
+
+def try_example() -> None:
+    """Fill the form with flux-mini and the pictures that ship with the project."""
+    try:
+        given = json.loads((EXAMPLE / "config.json").read_text()) if (EXAMPLE / "config.json").is_file() else {}
+        known, _ = from_export(given)
+        values = {"base_model": "flux-mini", "concept_sentence": "r1so"} | known
+        values["lora_name"] = free_run_name(default_outputs(), slugify(str(values.get("lora_name") or "")) or "riso")
+        draft = new_draft(default_outputs())
+        folder = EXAMPLE if list_pictures(EXAMPLE) else EXAMPLE / "dataset"
+        fill_from(draft, values, folder)
+    except (UserError, OSError, ValueError) as error:
+        st.session_state["train.problem"] = f"The example can't be taken: {error}"
+        return
+    use(draft)
+
+
+def use_pictures_of(name: str, draft: Draft) -> None:
+    """Take a run's pictures into the draft."""
+    run = live_runs().get(name)
+    if run is None:
+        return
+    try:
+        copy_pictures(run.folder.dataset, draft.dataset)
+        draft.edit({}, touched=draft.touched)
+    except (UserError, OSError) as error:
+        st.session_state["train.problem"] = f"The pictures of {name} can't be taken: {error}"
+    st.session_state.pop("follows", None)
+
+
+def clear_form() -> None:
+    """Begin a new draft; the old one stays on the disk."""
+    try:
+        use(new_draft(default_outputs()))
+    except UserError as error:
+        st.session_state["train.problem"] = str(error)
+
+
+def use(draft: Draft) -> None:
+    """Make `draft` this session's; what was there before can be had back."""
+    before: Draft | None = st.session_state.get("draft")
+    st.session_state["draft.before"] = before.id if before and before.exists else None
+    for name in ("follows", "upload.taken", "picture.removed", "train.problem", "train.asked"):
+        st.session_state.pop(name, None)
+    st.session_state["draft"] = draft
+    form.fill(draft)
+
+
+def go_back(draft_id: str) -> None:
+    """Return to the draft that was there before."""
+    draft = Draft(default_outputs(), draft_id)
+    try:
+        draft.edit({}, touched=draft.touched)  # it is the newest again, also after a reload
+        use(draft)
+    except UserError as error:
+        st.session_state["train.problem"] = str(error)
+
+
+def name_problem(slug: str) -> str:
+    """Why the run can't have this name, or ""."""
+    if not slug:
+        return "give it a name: letters and digits"
+    try:
+        check_new_name(default_outputs(), slug)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def start(draft: Draft, config: RunConfig) -> str:
+    """Make a run of the draft, ask for its start and go to its page; or return why it can't be made."""
+    problem = ask.start_new(config, lambda target: copy_pictures(draft.folder.dataset, target, link=True))
+    if problem:
+        return problem
+    draft.discard()
+    for name in ("draft", "draft.before", "upload.taken", "picture.removed", "train.asked", "follows"):
+        st.session_state.pop(name, None)
+    st.switch_page(nav.page("run"), query_params={"name": config.lora_name})
+
+
+save_while_typing()
+draft = current_draft()
+config, errors = form.check(draft)
+slug = slugify(str(draft.values["lora_name"]))
+asked = st.session_state.get("train.asked", False)
+if (draft.values["lora_name"] or asked) and (problem := name_problem(slug)):
+    errors["lora_name"] = problem
+pictures = list_pictures(draft.folder.dataset)
+
+with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+    st.title("Train a LoRA", anchor=False, width="content")
+    with st.container(horizontal=True, width="content", gap="xsmall"):
+        if before := st.session_state.get("draft.before"):
+            st.button(
+                "Back to what I had",
+                key="go-back",
+                icon=":material/undo:",
+                type="tertiary",
+                on_click=go_back,
+                args=(before,),
+            )
+        if EXAMPLE.is_dir():
+            st.button("Try the example", key="try-example", icon=":material/auto_awesome:", on_click=try_example)
+        st.button("Clear form", key="clear-form", icon=":material/restart_alt:", type="tertiary", on_click=clear_form)
+
+if problem := st.session_state.get("train.problem"):
+    st.error(problem, icon=":material/error:")
+followed = st.session_state.get("follows")
+if followed and not pictures:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"The settings are those of your latest run, **{words.escape(followed)}**.", width="content")
+        st.button(
+            "Use its pictures too",
+            key="use-pictures",
+            icon=":material/photo_library:",
+            type="tertiary",
+            on_click=use_pictures_of,
+            args=(followed, draft),
+        )
+
+left, middle, right = st.columns([1.05, 1.5, 0.9], gap="medium")
+
+with left, st.container(border=True):
+    st.subheader("1 · LoRA", anchor=False)
+    form.field("lora_name", draft, errors)
+    if slug and slug != draft.values["lora_name"] and "lora_name" not in errors:
+        st.caption(f"It will be called `{slug}`.")
+    form.field("concept_sentence", draft, errors)
+    form.field("base_model", draft, errors)
+    form.field("vram", draft, errors)
+    one, two = st.columns(2, vertical_alignment="top")
+    with one:
+        form.field("num_repeats", draft, errors)
+    with two:
+        form.field("max_train_epochs", draft, errors)
+    form.field("resolution", draft, errors)
+    with st.expander("Samples", icon=":material/imagesmode:", expanded=any(name in errors for name in form.SAMPLES)):
+        for name in form.SAMPLES:
+            form.field(name, draft, errors)
+    hidden = [name for name in errors if name not in (*form.PROMINENT, *form.SAMPLES, *form.START)]
+    with st.expander("All other settings", icon=":material/tune:", expanded=bool(hidden)):
+        form.advanced(draft, errors)
+
+with middle, st.container(border=True):
+    st.subheader("2 · Pictures", anchor=False)
+    dataset_view.show(draft)
+
+with right, st.container(border=True):
+    st.subheader("3 · Start", anchor=False)
+    if config:
+        steps = config.total_steps(len(pictures)) if pictures or config.max_train_steps else 0
+        st.html(f"<div class=fg-steps>{steps:,} steps</div>")
+        if config.max_train_steps:
+            st.caption("as set under “Steps (instead of epochs)”")
+        else:
+            batch = f" ÷ {config.train_batch_size} a step" if config.train_batch_size > 1 else ""
+            st.caption(
+                f"{words.plural(len(pictures), 'picture')} × {words.plural(config.num_repeats, 'repeat')}{batch} "
+                f"× {words.plural(config.max_train_epochs, 'epoch')}"
+            )
+    else:
+        st.caption("The steps are counted when every field is right.")
+    for name in form.START:
+        form.field(name, draft, errors)
+    missing = []
+    if not slug:
+        missing.append("Give it a name.")
+    if not pictures:
+        missing.append("Add pictures.")
+    elif not str(draft.values["concept_sentence"]).strip() and any(picture.caption is None for picture in pictures):
+        missing.append("Give a trigger word, or caption every picture.")
+    missing += [f"{form.label(name)}: {text}" for name, text in errors.items() if slug or name != "lora_name"]
+    if st.button("Start training", key="start", type="primary", icon=":material/play_arrow:", width="stretch"):
+        if config is None or missing:
+            st.session_state["train.asked"] = True
+            st.rerun()
+        st.error(start(draft, config), icon=":material/error:")
+    if asked and missing:
+        st.warning("Before it can start:\n\n" + "\n".join(f"- {text}" for text in missing), icon=":material/checklist:")
+    elif not missing:
+        st.caption("You may close this page then: the training goes on without it.")

@@ -1,0 +1,120 @@
+"""An attempt's life after its start: adoption, the verdict, and exactly one end in the log."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from fluxcore.log import parse_ts
+from fluxcore.runs import resume_choice
+from fluxcore.runs.checkpoints import safetensors_problem
+from fluxcore.runs.fold import Attempt
+from fluxcore.runs.processes import Identity
+
+from .endings import explain, read_tail, was_stopped
+from .executor import Executor, Exit, Record
+from .kill import TreeKill
+from .run import Run
+from .stacks import dump_stacks
+
+
+def record(executor: Executor, run: Run) -> Record:
+    """What the shim recorded of the newest attempt, completed by what the log says."""
+    attempt = run.state.attempt
+    if attempt is None:
+        return Record()
+    found = executor.look(run.folder, attempt.number)
+    if found.trainer is None and attempt.pid:
+        trainer = Identity(attempt.pid, attempt.create_time, attempt.boot_id, attempt.start_ticks)
+        found = replace(found, trainer=trainer)
+    return found
+
+
+def is_gone(executor: Executor, found: Record) -> bool:
+    """Whether the trainer has ended and all that will ever be known of its exit is known."""
+    if found.exit is not None:
+        return True
+    # While the shim lives it is about to write the exit down.
+    return not executor.alive(found.trainer) and not executor.alive(found.shim)
+
+
+def resume_point(run: Run) -> dict[str, Any]:
+    """The checkpoint that a resume would take now, validated now; both None where there is none."""
+    choice = resume_choice(run.folder, run.state)
+    return {"resume_checkpoint": choice.name if choice else None, "resume_step": choice.step if choice else None}
+
+
+def adopt(run: Run, attempt: Attempt) -> None:
+    """Take over a live trainer that another runner started."""
+    if run.append("run.adopted", {"pid": attempt.pid, "runner_pid": os.getpid()}, attempt=attempt.number):
+        run.note(f"attempt {attempt.number} adopted: trainer pid {attempt.pid}")
+
+
+def declare_stalled(run: Run, attempt: Attempt, data: dict[str, Any]) -> bool:
+    """Append `run.stalled` with its evidence, the checkpoint to go on from, and the trainer's stacks where possible.
+
+    False where that can't be written now; then nothing may be killed, or it would look like someone else's doing.
+    """
+    stacks = dump_stacks(run.folder, attempt.number, attempt.pid)
+    point = resume_point(run)
+    if not run.append("run.stalled", {**data, **point, "stacks": stacks}, attempt=attempt.number):
+        return False
+    seconds, saved = data["evidence"]["seconds_without_progress"], point["resume_checkpoint"]
+    where = f"checkpoint to go on from: {saved}" if saved else "there is no checkpoint to go on from"
+    run.note(f"stalled ({data['verdict']}): {seconds} s without progress; ending it; {where}", "ERROR")
+    return True
+
+
+def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
+    """Write down how the newest attempt ended, once its processes are gone; False where that must be tried again."""
+    state, attempt = run.state, run.state.attempt
+    assert attempt is not None
+    point = resume_point(run)
+    number = attempt.number
+    if attempt.outcome == "run.stalled":
+        if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
+            return False
+        run.note(f"killed after {kill.event(now)['seconds']} s with {', '.join(kill.signals) or 'no signal'}")
+        return True
+    if attempt.outcome is not None:
+        return True
+
+    if kill.why == "leftovers" and kill.pids and not kill.noted:
+        kill.noted = True
+        run.note(f"processes that outlived their trainer were killed: {sorted(set(kill.pids))}", "WARNING")
+    ended = found.exit or Exit(None)
+    tail = read_tail(run.folder.train_log, found.log_offset)
+    whole = run.folder.final_weights.is_file() and not safetensors_problem(run.folder.final_weights)
+    ending = explain(ended, whole, tail, bool(state.total_steps) and state.step >= state.total_steps)
+    if ending.ok:
+        data = {
+            "weights": run.folder.final_weights.name,
+            "steps": state.step,
+            "seconds": ended.seconds if ended.seconds is not None else _seconds(run, attempt),
+            "final_loss": state.loss,
+        }
+        if not run.append("run.completed", data, attempt=number):
+            return False
+        run.note(f"completed after {state.step} steps: {data['weights']}")
+        return True
+    if state.stop_requested and was_stopped(ended, asked_here="SIGTERM" in kill.signals):
+        if kill.used_kill and attempt.killed is None:
+            if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
+                return False
+            run.note(f"killed: {sorted(set(kill.pids))} did not end within the grace", "WARNING")
+        if not run.append("run.stopped", {"reason": "user", "step": state.step, **point}, attempt=number):
+            return False
+        run.note(f"stopped at step {state.step}; checkpoint to go on from: {point['resume_checkpoint']}")
+        return True
+    failure: dict[str, Any] = {"exit_code": ended.exit_code, "signal": ended.signal, "reason": ending.reason}
+    if not run.append("run.failed", {**failure, "hint": ending.hint, "tail": tail, **point}, attempt=number):
+        return False
+    run.note(f"failed ({ending.reason}, exit code {ended.exit_code}): {ending.hint}", "ERROR")
+    return True
+
+
+def _seconds(run: Run, attempt: Attempt) -> float:
+    if not run.state.updated:
+        return 0.0
+    return round(max(0.0, (parse_ts(run.state.updated) - parse_ts(attempt.started)).total_seconds()), 3)

@@ -1,0 +1,82 @@
+"""What a person asks for with a button: the request, and a word on what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from fluxcore.config import RunConfig
+from fluxcore.errors import UserError
+from fluxcore.runs import create_run, default_outputs, request_resume, request_start, request_stop, set_monitoring
+from fluxcore.runs.supervision import ensure_runner
+
+from .live import live_runs
+
+
+def start_new(config: RunConfig, fill_dataset: Callable[[Path], object]) -> str:
+    """Make the run and ask for its start; "", or why there is no such run. A run that is there can be started later."""
+    try:
+        create_run(default_outputs(), config, "app", fill_dataset)
+    except (UserError, OSError) as error:
+        return sentence(error)
+    # Its page, which comes next, says that it starts: a toast would only lie over the banner's buttons.
+    _ask(lambda: request_start(default_outputs(), config.lora_name, "app"), "")
+    return ""
+
+
+def start(name: str, restart: bool = False) -> None:
+    """Ask for a fresh training."""
+    _ask(lambda: request_start(default_outputs(), name, "app", restart=restart), f"{name} starts")
+
+
+def resume(name: str, from_state: str | None = None) -> None:
+    """Ask the run to go on, from the newest complete checkpoint unless another is named."""
+    _ask(lambda: request_resume(default_outputs(), name, "app", from_state=from_state), f"{name} goes on")
+
+
+def stop(name: str) -> None:
+    """Ask the run to stop; its trainer saves a checkpoint first."""
+    _ask(lambda: request_stop(default_outputs(), name, "app"), f"{name} is asked to stop; it saves a checkpoint first")
+
+
+def monitoring(name: str, enabled: bool) -> None:
+    """Switch the run's monitoring."""
+    said = "is watched again" if enabled else "is no longer watched: a stall will not be caught"
+    _ask(lambda: set_monitoring(default_outputs(), name, "app", enabled), f"{name} {said}", served=False)
+
+
+def start_runner() -> None:
+    """Start the runner where none is alive."""
+    _ask(lambda: ensure_runner(default_outputs()), "The runner is up", served=False)
+
+
+def sentence(error: UserError | OSError) -> str:
+    """An error as a person reads it."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    return str(error)
+
+
+def _ask(request: Callable[[], Any], done: str, *, served: bool = True) -> None:
+    """Ask, say what became of it, and see that there is a runner where the request is one that it serves."""
+    try:
+        request()
+    except (UserError, OSError) as error:
+        st.toast(sentence(error), icon=":material/error:", duration="long")
+    else:
+        if done:
+            st.toast(done, icon=":material/check:")
+        if served:
+            _wake_runner()
+    live_runs().expire()
+
+
+def _wake_runner() -> None:
+    """Start the runner where none is alive. Where it can't be started the banner says so: the request stands."""
+    try:
+        ensure_runner(default_outputs())
+    except (UserError, OSError):
+        pass

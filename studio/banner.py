@@ -1,0 +1,229 @@
+"""What stands on top of every page: what runs and how far it is, what ended in the last 24 hours, and one action each.
+
+Folded away when nothing runs and nothing is recent.
+"""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+from fluxcore.runs import RunState, default_outputs
+from fluxcore.runs.supervision import observed_state, runner_alive
+
+from . import ask, look, nav, words
+from .files import run_url
+from .live import LiveRun, is_recent, live_runs
+
+LIVE_SECONDS = 1.0
+IDLE_SECONDS = 5.0
+MOST_RECENT = 3
+
+
+def show() -> None:
+    """Draw the banner; it keeps itself up to date, fast while something runs."""
+    fast = any(run.state.is_live for run in live_runs().all())
+    st.fragment(_banner, run_every=LIVE_SECONDS if fast else IDLE_SECONDS, key="banner")(fast)
+
+
+def _banner(fast: bool) -> None:
+    runs = live_runs().all()
+    live = [run for run in runs if run.state.is_live]
+    if bool(live) != fast and st.session_state.get("banner.fast") != bool(live):
+        st.session_state["banner.fast"] = bool(live)
+        st.rerun()  # the pace of a fragment is set where it is called
+    st.session_state["banner.fast"] = fast
+    alive = runner_alive(default_outputs()) is not None
+    if not alive and (live or time.monotonic() - _begun() > 8):
+        _no_runner(bool(live))
+    recent = [run for run in runs if is_recent(run.state, time.time())]
+    if not live and not recent:
+        return
+    with st.container(border=True, key="banner", gap="xsmall"):
+        for i, run in enumerate(live):
+            _live_row(run, first=i == 0)
+        for i, run in enumerate(recent[:MOST_RECENT]):
+            _recent_row(run, first=i == 0 and not live)
+        if len(recent) > MOST_RECENT:
+            st.page_link(nav.page("runs"), label=f"{len(recent) - MOST_RECENT} more ended in the last 24 hours")
+
+
+@st.cache_resource
+def _begun() -> float:
+    return time.monotonic()
+
+
+def _no_runner(waiting: bool) -> None:
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="no-runner"):
+        what = "What you asked for waits until it is." if waiting else "Nothing can start until it is."
+        st.markdown(f":orange-badge[:material/power_off: no runner] The runner is not alive. {what}", width="stretch")
+        st.button(
+            "Start the runner", key="start-runner", icon=":material/power_settings_new:", on_click=ask.start_runner
+        )
+
+
+def _live_row(run: LiveRun, first: bool) -> None:
+    state = run.state
+    shown = observed_state(state, default_outputs())
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"live-{run.name}"):
+        with st.container(width="stretch", gap="xsmall"):
+            st.markdown(
+                f"{look.badge(shown)} **{words.escape(state.title or run.name)}** &nbsp; {progress_words(state)}"
+            )
+            st.progress(progress(state))
+            st.html(look.facts(_facts(state)))
+        with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
+            open_link(run.name, key=f"open-{run.name}")
+            if state.state != "stopping" and shown != "lost":
+                st.button(
+                    "Stop", key=f"banner-stop-{run.name}", icon=":material/stop:", on_click=ask.stop, args=(run.name,)
+                )
+            if first:
+                _refresh_button()
+
+
+def _recent_row(run: LiveRun, first: bool) -> None:
+    state = run.state
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"recent-{run.name}"):
+        st.markdown(
+            f"{look.badge(state.state)} **{words.escape(state.title or run.name)}** &nbsp; {_ended_words(run)}",
+            width="stretch",
+        )
+        with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
+            if state.state == "completed" and (url := weights_url(run)):
+                st.link_button("Download", url, key=f"banner-get-{run.name}", icon=":material/download:")
+            elif can_resume(run):
+                st.button(
+                    "Resume",
+                    key=f"banner-resume-{run.name}",
+                    icon=":material/play_arrow:",
+                    type="primary",
+                    on_click=ask.resume,
+                    args=(run.name,),
+                )
+            open_link(run.name, key=f"open-{run.name}")
+            if first:
+                _refresh_button()
+
+
+def _refresh_button() -> None:
+    st.button(
+        "Refresh",
+        key="banner-refresh",
+        type="tertiary",
+        icon=":material/refresh:",
+        on_click=live_runs().expire,
+        help="Read every run's log now",
+    )
+
+
+def open_link(name: str, key: str) -> None:
+    """A link to the run's page."""
+    with st.container(key=key, width="content"):
+        st.page_link(nav.page("run"), label="Open", icon=":material/open_in_full:", query_params={"name": name})
+
+
+def weights_url(run: LiveRun) -> str | None:
+    """Where the finished LoRA is to be had; None where it is not there."""
+    weights = run.state.weights
+    if not weights or not (run.folder.path / weights).is_file():
+        return None
+    return run_url(run.folder, weights)
+
+
+def progress(state: RunState) -> float:
+    """How far a run is, 0 to 1."""
+    return min(1.0, state.step / state.total_steps) if state.total_steps else 0.0
+
+
+def progress_words(state: RunState) -> str:
+    """`step 480 / 960 · epoch 8 / 16 · ETA 21 min`, or what it does before the first step."""
+    if state.state == "queued":
+        place = f", number {state.queue_position} in the queue" if state.queue_position else ""
+        return "waits for the runner" + place + (f" ({words.escape(state.waiting_for)})" if state.waiting_for else "")
+    parts = []
+    if state.total_steps:
+        parts.append(f"step {state.step:,} / {state.total_steps:,}")
+        epochs = state.config.get("max_train_epochs")
+        if state.epoch and epochs and not state.config.get("max_train_steps"):
+            parts.append(f"epoch {state.epoch} / {epochs}")
+        elif state.epoch:
+            parts.append(f"epoch {state.epoch}")
+    if state.phase and (state.phase != "train" or not state.total_steps):
+        counted = (
+            f" {state.phase_done:,.0f} / {state.phase_total:,.0f}" if state.phase_done and state.phase_total else ""
+        )
+        parts.append(f"{words.escape(state.phase)}{counted}")
+    if state.state == "stopping":
+        parts.append("saves a checkpoint and ends")
+    elif state.eta_seconds is not None and state.phase == "train":
+        parts.append(f"ETA {words.duration(state.eta_seconds)}")
+    return " · ".join(parts) or "loads"
+
+
+def gpu_words(state: RunState) -> str:
+    """`96 % · 18.2 / 24 GiB`, or "" where no GPU was ever read."""
+    parts = []
+    for gpu in list(state.gpus.values())[:4]:
+        used, total, busy = gpu.get("memory_used_gib"), gpu.get("memory_total_gib"), gpu.get("utilization_percent")
+        parts.append(
+            (f"{busy:.0f} %" if isinstance(busy, int | float) else words.UNKNOWN)
+            + (
+                f" · {used:.1f} / {total:.0f} GiB"
+                if isinstance(used, int | float) and isinstance(total, int | float)
+                else ""
+            )
+        )
+    return ", ".join(parts)
+
+
+def _facts(state: RunState) -> list[tuple[str, str]]:
+    running = state.state in ("running", "stopping")
+    return [
+        ("speed", words.pace(state.seconds_per_step) if running and state.seconds_per_step else ""),
+        ("loss", words.loss(state.loss) if running and state.loss is not None else ""),
+        ("GPU", gpu_words(state)),
+        ("started", words.clock(state.started) if state.started and state.state != "queued" else ""),
+        ("epochs", str(state.config.get("max_train_epochs", ""))),
+        ("checkpoints", "on" if state.config.get("enable_checkpointing") else "off"),
+        ("monitoring", "on" if state.monitoring else "off"),
+    ]
+
+
+def _ended_words(run: LiveRun) -> str:
+    state, when = run.state, words.ago(run.state.ended)
+    if state.state == "completed":
+        weights = run.folder.path / (state.weights or "")
+        named = f" · {words.escape(weights.name)} {words.size(weights.stat().st_size)}" if weights.is_file() else ""
+        return f"{when} · {words.plural(state.step, 'step')}{named}"
+    text = why(run)
+    return f"{when} · {words.escape(text)}" if text else when
+
+
+def can_resume(run: LiveRun) -> bool:
+    """Whether the checkpoint that its end named is still there (it is looked into when the resume is asked for)."""
+    checkpoint = run.state.resume_checkpoint
+    return bool(checkpoint) and (run.folder.path / str(checkpoint)).is_dir()
+
+
+def why(run: LiveRun) -> str:
+    """One sentence on how a run ended, and from where it can go on."""
+    state = run.state
+    can = f"It can go on from step {state.resume_step:,}." if can_resume(run) and state.resume_step is not None else ""
+    if state.state == "stalled":
+        limit = words.duration(state.config.get("stall_seconds"))
+        seen = {
+            "gpu_idle": f"The GPU has done nothing for {limit}, so the run was stopped.",
+            "no_progress": "No step was finished for too long, so the run was stopped.",
+            "silent": "Nothing was heard of the training for too long, so the run was stopped.",
+        }.get(state.verdict, "The run was stuck and was stopped.")
+        return f"{seen} {can}".strip()
+    if state.state == "failed":
+        return f"{state.hint or f'It failed ({state.reason or words.UNKNOWN}).'} {can}".strip()
+    if state.state == "stopped":
+        asked = {"user": "Stopped on request", "disk_low": "Stopped: the disk is almost full"}.get(
+            state.reason, "Stopped: the machine went down" if state.reason == "shutdown" else "Stopped"
+        )
+        return f"{asked} at step {state.step:,}. {can}".strip()
+    return ""

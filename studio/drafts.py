@@ -1,0 +1,182 @@
+"""Drafts: what a person types before a run has a name. Kept as an event log and a dataset folder of its own.
+
+`outputs/.drafts/ID/events.jsonl` holds a `config.saved` for every edit: `config` as typed (it may be wrong still), and
+`touched`, the fields a person set (the others follow the base model and the memory preset).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fluxcore.config import VRAM_PRESETS, RunConfig, defaults
+from fluxcore.dataset import list_pictures
+from fluxcore.log import EventError, EventLog, LogReader
+from fluxcore.models.registry import ModelNotFound, find_model
+from fluxcore.runs import RunError, RunFolder, check_outputs
+
+DRAFTS = ".drafts"
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{6}")
+
+
+def draft_folder(outputs: Path, draft_id: str) -> RunFolder:
+    """The folder of a draft, existing or not. Raises RunError where `draft_id` is none."""
+    if not _ID.fullmatch(draft_id):
+        raise RunError(f"{draft_id!r} is not a draft")
+    return RunFolder(outputs / DRAFTS / draft_id)
+
+
+class Draft:
+    """One draft. Nothing is written before the first edit; every edit is on the disk when `edit` returns.
+
+    Several tabs may hold the same draft: an edit changes its own fields over what the log says last.
+    """
+
+    def __init__(self, outputs: Path, draft_id: str | None = None) -> None:
+        # The time comes first, so that the newest draft has the highest name.
+        self.id = draft_id or f"{int(time.time()):08x}-{secrets.token_hex(3)}"
+        self.outputs = outputs
+        self.folder = draft_folder(outputs, self.id)
+        self.values: dict[str, Any] = follow_presets(defaults(), set())
+        self.touched: set[str] = set()
+        self._log: EventLog | None = None
+        self._saved = False
+        self._reader = LogReader(self.folder.events)
+        self._apply()
+
+    @property
+    def dataset(self) -> Path:
+        """Where its pictures lie; made when asked for."""
+        self.folder.dataset.mkdir(parents=True, exist_ok=True)
+        return self.folder.dataset
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything of it was written."""
+        return self.folder.path.is_dir()
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was there and is no more: another tab made it a run."""
+        return self._saved and not self.exists
+
+    def refresh(self) -> bool:
+        """Read what other tabs wrote; whether anything changed."""
+        return self._apply()
+
+    def edit(self, changes: dict[str, Any], *, touched: Iterable[str] | None = None) -> None:
+        """Keep `changes`; a new base model or memory preset sets the fields that nobody touched. Raises RunError."""
+        self._apply()
+        wanted = self.touched | set(changes if touched is None else touched)
+        self._save(follow_presets({**self.values, **changes}, wanted), wanted)
+
+    def clear(self) -> None:
+        """Forget every setting; pictures stay."""
+        self._save(follow_presets(defaults(), set()), set())
+
+    def discard(self) -> None:
+        """Remove the draft with its pictures: they live on in the run that it became."""
+        if self._log:
+            self._log.close()
+        shutil.rmtree(self.folder.path, ignore_errors=True)
+
+    def _save(self, values: dict[str, Any], touched: set[str]) -> None:
+        """Write it down; only what is in the log counts, so that a refused edit spoils no later one."""
+        try:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            self._log = self._log or EventLog(self.folder.path, "app", run=self.id)
+            self._log.append("config.saved", {"config": values, "touched": sorted(touched)})
+            self._log.close()  # sessions are many, descriptors few; the writer's count goes on
+        except EventError:
+            raise RunError("your edit can't be kept: a text or a number in it is too long") from None
+        except OSError as error:
+            raise RunError(f"your edit can't be kept ({error.strerror}): make room in {self.outputs}") from None
+        self.values, self.touched = values, touched
+        self._apply()
+
+    def _apply(self) -> bool:
+        try:
+            saved = [event.data for event in self._reader.read_new() if event.type == "config.saved"]
+        except OSError:  # what can't be read is edited neither: `edit` says so, and the form can be cleared
+            self._reader = LogReader(self.folder.events)
+            return False
+        if not saved:
+            return False
+        self._saved = True
+        config = saved[-1].get("config")
+        if isinstance(config, dict):
+            self.values = {**defaults(), **{key: config[key] for key in config if key in RunConfig.model_fields}}
+        self.touched = {str(name) for name in saved[-1].get("touched") or []}
+        return True
+
+
+def follow_presets(values: dict[str, Any], touched: set[str]) -> dict[str, Any]:
+    """`values` with each untouched field at its default, as the memory preset and the base model set it."""
+    try:
+        model = find_model(str(values["base_model"])).defaults
+    except ModelNotFound:
+        model = {}
+    presets = {**defaults(), **VRAM_PRESETS.get(str(values["vram"]), {}), **model}
+    return {name: values[name] if name in touched else presets[name] for name in values}
+
+
+def newest_draft(outputs: Path) -> Draft | None:
+    """The draft that was edited last, or None."""
+    try:
+        names = [entry.name for entry in os.scandir(outputs / DRAFTS) if entry.is_dir() and _ID.fullmatch(entry.name)]
+    except OSError:
+        return None
+
+    def edited(name: str) -> float:
+        folder = outputs / DRAFTS / name
+        return max(
+            (file.stat().st_mtime for file in (folder / "events.jsonl", folder / "dataset") if file.exists()), default=0
+        )
+
+    return Draft(outputs, max(names, key=edited)) if names else None
+
+
+def new_draft(outputs: Path) -> Draft:
+    """An empty draft that will be the newest. Raises RunError where the outputs folder can't be written."""
+    check_outputs(outputs)
+    draft = Draft(outputs)
+    draft.clear()
+    return draft
+
+
+def fill_from(draft: Draft, values: dict[str, Any], pictures: Path) -> None:
+    """Set the draft to another run's (or the example's) settings and a copy of its pictures. Raises UserError."""
+    shutil.rmtree(draft.folder.dataset, ignore_errors=True)
+    copy_pictures(pictures, draft.dataset)
+    draft.edit(values, touched=values)
+
+
+def copy_pictures(source: Path, target: Path, *, link: bool = False) -> None:
+    """Every picture with its caption, without looking into them: they were checked on their way in.
+
+    `link` saves the disk the second copy, for a source that goes away (a draft that becomes a run): a hard link of a
+    picture that stays would let an editor change both.
+    """
+    for picture in list_pictures(source):
+        if (target / picture.path.name).exists():
+            continue
+        _place(picture.path, target / picture.path.name, link)
+        caption = picture.path.with_suffix(".txt")
+        if caption.is_file():
+            shutil.copyfile(caption, target / caption.name)
+
+
+def _place(source: Path, target: Path, link: bool) -> None:
+    if link:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # this disk has no hard links
+            pass
+    shutil.copyfile(source, target)

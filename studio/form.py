@@ -1,0 +1,222 @@
+"""The training form, drawn from the schema: a field's widget, label, help and error come from `RunConfig`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+import streamlit as st
+
+from fluxcore.config import GROUPS, VRAM_PRESETS, ConfigError, RunConfig, defaults, parse_config
+from fluxcore.config.names import slugify
+from fluxcore.errors import UserError
+from fluxcore.models.registry import find_model, list_models
+
+from .drafts import Draft
+
+LABELS = {
+    "lora_name": "Name",
+    "concept_sentence": "Trigger word",
+    "base_model": "Base model",
+    "vram": "GPU memory",
+    "num_repeats": "Repeats per picture",
+    "max_train_epochs": "Epochs",
+    "max_train_steps": "Steps (instead of epochs)",
+    "network_dim": "LoRA rank",
+    "network_alpha": "LoRA alpha",
+    "network_dropout": "LoRA dropout",
+    "network_weights": "Continue from a LoRA file",
+    "train_batch_size": "Batch size",
+    "lr_scheduler": "Learning rate schedule",
+    "lr_warmup_steps": "Warm-up steps",
+    "max_grad_norm": "Gradient clipping",
+    "optimizer_type": "Optimizer",
+    "caption_dropout_rate": "Caption dropout",
+    "discrete_flow_shift": "Timestep shift",
+    "sample_prompts": "Sample prompts, one a line",
+    "sample_at_first": "Draw samples before the first step too",
+    "sample_every_n_steps": "Draw samples every N steps",
+    "save_every_n_epochs": "Save every N epochs",
+    "save_every_n_steps": "Save every N steps",
+    "save_last_n_epochs_state": "Keep states of the last N epochs",
+    "save_last_n_steps_state": "Keep states of the last N steps",
+    "enable_checkpointing": "Keep checkpoints",
+    "enable_monitoring": "Monitoring",
+    "auto_resume": "Automatic resumes",
+    "stall_seconds": "Stuck after (seconds)",
+    "sample_gpu_seconds": "Look at the GPU every (seconds)",
+    "stop_grace_seconds": "Time to save when stopped (seconds)",
+    "workers": "Reader threads",
+    "mixed_precision": "Precision of the base model",
+    "save_precision": "Precision of the saved LoRA",
+}
+PROMINENT = ("lora_name", "concept_sentence", "base_model", "vram", "num_repeats", "max_train_epochs", "resolution")
+
+
+def group_of(name: str) -> str:
+    """The form group of a field."""
+    extra: Any = RunConfig.model_fields[name].json_schema_extra
+    return str(extra["group"])
+
+
+SAMPLES = tuple(name for name in RunConfig.model_fields if group_of(name) == "samples")
+START = ("enable_checkpointing", "enable_monitoring")
+# A new run begins afresh; going on from a checkpoint is asked for on the run's own page.
+ELSEWHERE = ("resume_from_checkpoint",)
+PLACEHOLDERS = {
+    "lora_name": "my-cat",
+    "concept_sentence": "a rare word, such as p3rs0n",
+    "sample_prompts": "p3rs0n on a beach --w 512 --h 512 --s 20 --g 3.5 --d 42",
+}
+
+
+def key(name: str) -> str:
+    """The widget's key in the session."""
+    return f"form.{name}"
+
+
+def label(name: str) -> str:
+    """What a person reads for a field."""
+    return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def fill(draft: Draft) -> None:
+    """Set every widget to the draft's value: on load, and where something else than the widget changed it."""
+    for name in RunConfig.model_fields:
+        st.session_state[key(name)] = _for_widget(name, draft.values.get(name))
+
+
+def fill_missing(draft: Draft) -> None:
+    """Set the widgets that have no value: Streamlit forgets those of a page that was left."""
+    for name in RunConfig.model_fields:
+        if key(name) not in st.session_state:
+            st.session_state[key(name)] = _for_widget(name, draft.values.get(name))
+
+
+def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
+    """Draw one field, and what is wrong with it right below."""
+    info = RunConfig.model_fields[name]
+    default = defaults()[name]
+    shown = f" Default: {default}." if default not in ("", None) else ""
+    common: dict[str, Any] = {
+        "label": label(name),
+        "key": key(name),
+        "help": f"{info.description}{shown} (`{name}`)",
+        "on_change": edited,
+        "args": (draft, name),
+    }
+    if name == "base_model":
+        st.selectbox(
+            options=[model.name for model in list_models()],
+            format_func=_model_title,
+            accept_new_options=True,
+            placeholder="A model, or the path of a diffusers folder",
+            **common,
+        )
+    elif name == "vram":
+        st.segmented_control(options=list(VRAM_PRESETS), required=True, width="stretch", **common)
+    elif name == "sample_prompts":
+        st.text_area(height=120, placeholder=PLACEHOLDERS[name], **common)
+    elif get_origin(info.annotation) is Literal:
+        st.selectbox(options=list(get_args(info.annotation)), **common)
+    elif info.annotation is bool:
+        st.checkbox(**common)
+    elif info.annotation is int:
+        st.number_input(step=1, value=None, placeholder=str(default), **common)
+    elif info.annotation is float:
+        st.number_input(value=None, format="%g", step=_step(default), placeholder=str(default), **common)
+    else:
+        st.text_input(live=True, placeholder=PLACEHOLDERS.get(name, ""), **common)
+    if name in errors:
+        st.markdown(f":red[:material/error: {errors[name]}]")
+
+
+def edited(draft: Draft, name: str) -> None:
+    """A widget changed: keep it at once, and let what follows the model or the preset follow."""
+    value = st.session_state[key(name)]
+    touched = draft.touched | {name}
+    if value is None:  # a number was emptied: back to its default
+        value, touched = defaults()[name], draft.touched - {name}
+        draft.touched.discard(name)
+    try:
+        draft.edit({name: value}, touched=touched)
+    except UserError as error:
+        st.session_state["train.problem"] = str(error)
+        return
+    st.session_state.pop("train.problem", None)
+    if name in ("base_model", "vram"):
+        fill(draft)
+
+
+def check(draft: Draft) -> tuple[RunConfig | None, dict[str, str]]:
+    """The draft as a config under its slugified name, or what is wrong, field by field."""
+    values = {**draft.values, "lora_name": slugify(str(draft.values["lora_name"]))}
+    errors: dict[str, str] = {}
+    try:
+        find_model(str(values["base_model"]))
+    except UserError as error:
+        errors["base_model"] = str(error)
+    try:
+        config = parse_config(values)
+    except ConfigError as error:
+        # At its field, and in a list under its label, a sentence needs no name of its own.
+        return None, errors | {name: text.removeprefix(f"{name} ") for name, text in error.fields.items()}
+    return (None, errors) if errors else (config, errors)
+
+
+def advanced(draft: Draft, errors: dict[str, str]) -> None:
+    """Every other setting by group, narrowed by a word."""
+    wanted = st.text_input(
+        "Find a setting",
+        key="form-find",
+        placeholder="Find a setting: rank, seed, stall …",
+        live=True,
+        type="search",
+        label_visibility="collapsed",
+    )
+    found = False
+    for group, title in GROUPS.items():
+        names = [
+            name
+            for name, info in RunConfig.model_fields.items()
+            if group_of(name) == group
+            and name not in (*PROMINENT, *SAMPLES, *START, *ELSEWHERE)
+            and (wanted or "").lower() in f"{name} {label(name)} {info.description}".lower()
+        ]
+        if not names:
+            continue
+        found = True
+        st.markdown(f"**{title}**")
+        for name in names:
+            field(name, draft, errors)
+    if not found:
+        st.caption("No setting has that word.")
+
+
+def _model_title(name: str) -> str:
+    try:
+        return find_model(name).title
+    except UserError:
+        return name
+
+
+def _step(default: float) -> float:
+    return 1.0 if default >= 5 else 0.1 if default >= 1 else 0.05
+
+
+def _for_widget(name: str, value: Any) -> Any:
+    """A value of the type its widget wants; the default where a draft holds something else."""
+    info, default = RunConfig.model_fields[name], defaults()[name]
+    try:
+        if info.annotation is bool:
+            return bool(value)
+        if info.annotation is int:
+            return int(value)
+        if info.annotation is float:
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return default
+    if get_origin(info.annotation) is Literal:
+        return value if value in get_args(info.annotation) else default
+    if name == "vram":
+        return value if value in VRAM_PRESETS else default
+    return default if value is None else str(value)

@@ -1,0 +1,77 @@
+"""How a state looks: a colour, an icon and a word, never the colour alone. And the few rules of style themes lack."""
+
+from __future__ import annotations
+
+import html
+
+import streamlit as st
+
+STATES = {
+    "draft": ("gray", "edit_note"),
+    "queued": ("gray", "schedule"),
+    "starting": ("green", "hourglass_top"),
+    "running": ("green", "play_circle"),
+    "stopping": ("gray", "hourglass_bottom"),
+    "stopped": ("gray", "stop_circle"),
+    "stalled": ("orange", "warning"),
+    "failed": ("red", "error"),
+    "completed": ("blue", "check_circle"),
+    "lost": ("red", "help"),
+}
+
+
+def badge(state: str) -> str:
+    """A state as a badge in Streamlit's markdown."""
+    color, icon = STATES.get(state, ("gray", "help"))
+    return f":{color}-badge[:material/{icon}: {state}]"
+
+
+def style() -> None:
+    """Tabular figures, pictures in grids, and calm redraws: live parts must not fade while they are updated."""
+    st.html(
+        """<style>
+        .stApp { font-variant-numeric: tabular-nums; }
+        [data-stale="true"] { opacity: 1 !important; transition: none !important; }
+        .stMainBlockContainer { max-width: 1500px; }
+        .fg-grid { display: grid; gap: .5rem;
+                   grid-template-columns: repeat(auto-fill, minmax(min(var(--fg, 150px), 46%), 1fr)); }
+        .fg-pic { margin: 0; }
+        .fg-alone img { aspect-ratio: 4 / 3; }
+        .fg-pic img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 8px; display: block;
+                      background: color-mix(in srgb, currentColor 6%, transparent); }
+        .fg-pic figcaption { font-size: .78rem; opacity: .75; overflow-wrap: anywhere; margin-top: .2rem;
+                             line-height: 1.3; }
+        .fg-pic a:focus-visible img { outline: 2px solid currentColor; outline-offset: 2px; }
+        .fg-facts { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; font-size: .88rem; line-height: 1.5; }
+        .fg-facts i { font-style: normal; opacity: .68; margin-right: .3rem; }
+        .fg-facts i:empty { display: none; }
+        .fg-steps { font-size: 1.9rem; font-weight: 650; line-height: 1.2; }
+        /* On the page of one run the links to the others are no "current page". */
+        [class*="st-key-open-"] a, [class*="st-key-card-open-"] a { background: transparent; }
+        [class*="st-key-open-"] a p, [class*="st-key-card-open-"] a p { font-weight: 400; }
+        </style>"""
+    )
+
+
+def facts(pairs: list[tuple[str, str]]) -> str:
+    """Names and values in one row that wraps on a phone."""
+    rows = "".join(f"<span><i>{html.escape(name)}</i>{html.escape(value)}</span>" for name, value in pairs if value)
+    return f"<div class=fg-facts>{rows}</div>"
+
+
+def pictures(items: list[tuple[str, str, str, str]], least: int = 150) -> str:
+    """A grid of linked pictures: (small address, full address, description, line under it)."""
+    return f"<div class=fg-grid style='--fg:{least}px'>{''.join(_figure(*item) for item in items)}</div>"
+
+
+def picture(small: str, full: str, description: str) -> str:
+    """One linked picture that fills its place."""
+    return _figure(small, full, description, "", "fg-alone")
+
+
+def _figure(small: str, full: str, description: str, line: str, kind: str = "") -> str:
+    caption = f"<figcaption>{html.escape(line)}</figcaption>" if line else ""
+    return (
+        f"<figure class='fg-pic {kind}'><a href='{html.escape(full)}' target=_blank rel=noopener>"
+        f"<img src='{html.escape(small)}' alt='{html.escape(description)}' loading=lazy></a>{caption}</figure>"
+    )

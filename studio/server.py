@@ -1,0 +1,88 @@
+"""What surrounds the pages: the gate, the file routes, what happens when the server starts, and when a page fails."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import threading
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from fluxcore.access import TOKEN_FILE, is_loopback, load_token
+from fluxcore.errors import UserError
+from fluxcore.runs import default_outputs
+
+from . import files
+from .gate import Gate, say
+
+log = logging.getLogger("fluxgym")
+
+
+def routes() -> list[Route]:
+    """The app's own routes: pictures and downloads."""
+    return files.routes(default_outputs(), st.get_option("server.baseUrlPath") or "")
+
+
+def middleware() -> list[Middleware]:
+    """The gate. It is on wherever the server can be reached from outside, and where the launcher gives a token."""
+    outputs = default_outputs()
+    address = st.get_option("server.address") or ""
+    launched = bool(os.environ.get("FLUXGYM_TOKEN"))
+    trusted = not launched and is_loopback(address)
+    try:
+        token, where = load_token(outputs), f"stands in {outputs / TOKEN_FILE}"
+    except OSError as error:  # the app comes up all the same: its pages say what is wrong with the folder
+        token = secrets.token_urlsafe(24)
+        where = f"can't be kept in {outputs} ({error.strerror}); give one in FLUXGYM_TOKEN and start again"
+
+    def announce() -> None:
+        say(
+            "FluxGym: a request under another name than localhost was turned away (a tunnel?); "
+            f"the token that lets it in {where}"
+        )
+
+    if not trusted and not launched:  # the launcher prints its own
+        say(f"FluxGym: open http://{address or 'localhost'}:{st.get_option('server.port')}/?token={token}")
+    return [Middleware(Gate, token=token, trust_loopback=trusted, announce=announce if trusted else None)]
+
+
+@asynccontextmanager
+async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
+    """Start the runner where none is alive, and move what was imported out of the garbage collector's way."""
+    threading.Thread(target=_start_runner, name="start-runner", daemon=True).start()
+    gc.collect()
+    gc.freeze()
+    yield {}
+
+
+def _start_runner() -> None:
+    try:
+        from fluxcore.runs.supervision import ensure_runner
+
+        ensure_runner(default_outputs())
+    except UserError as error:  # the pages show the same, with a button to try again
+        log.warning("the runner was not started: %s", error)
+    except Exception:
+        log.exception("the runner was not started")
+
+
+def on_script_error(error: Exception) -> bool:
+    """Write the traceback into the server's output and one sentence onto the page."""
+    log.error("a page failed\n%s", "".join(traceback.format_exception(error)))
+    if isinstance(error, UserError):
+        st.error(str(error), icon=":material/error:")
+    else:
+        st.error(
+            f"This page failed ({type(error).__name__}). Nothing of your runs is touched by that: reload the page. "
+            "The details stand in the app's output.",
+            icon=":material/error:",
+        )
+    return True

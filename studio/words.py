@@ -1,0 +1,47 @@
+"""Numbers and times in plain words. What is not known says so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import streamlit as st
+
+from fluxcore.log import parse_ts
+from fluxcore.units import UNKNOWN, duration, loss, pace, plural, size
+
+__all__ = ["UNKNOWN", "ago", "clock", "duration", "escape", "loss", "pace", "plural", "size"]
+
+
+def ago(ts: str | None, now: datetime | None = None) -> str:
+    """How long ago a log's time was: `2 h ago`."""
+    if not ts:
+        return UNKNOWN
+    seconds = ((now or datetime.now(UTC)) - parse_ts(ts)).total_seconds()
+    if seconds < 5:
+        return "just now"
+    for span, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= span:
+            return f"{int(seconds // span)} {unit} ago"
+    return f"{int(seconds)} s ago"
+
+
+def clock(ts: str | None, now: datetime | None = None) -> str:
+    """A log's time on the reader's clock: `20:01`, with the day where it is not today."""
+    if not ts:
+        return UNKNOWN
+    zone = _zone()
+    moment, today = parse_ts(ts).astimezone(zone), (now or datetime.now(UTC)).astimezone(zone)
+    return moment.strftime("%H:%M" if moment.date() == today.date() else "%d %b %H:%M")
+
+
+def _zone() -> tzinfo:
+    try:
+        return ZoneInfo(st.context.timezone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, AttributeError):
+        return UTC
+
+
+def escape(text: str) -> str:
+    """A person's text for Streamlit's markdown: shown as it is."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]()#+-.!|<>$:~&\"'" else char for char in text).replace("\n", " ")

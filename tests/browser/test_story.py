@@ -1,0 +1,173 @@
+"""The whole story in a browser: drop pictures, start, watch it move, reload in the middle, find the LoRA at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fluxcore.browser import is_ci
+from fluxcore.log import read_events
+from fluxcore.runs import load_run
+from fluxcore.runs.checkpoints import safetensors_problem
+from fluxcore.runs.supervision import runner_alive
+from studio.shots import settle
+from tests.browser.conftest import ROOT, STUB_TRAINER
+
+pytestmark = pytest.mark.browser
+MINI = ROOT / "fluxcore" / "models" / "mini" / "pipeline" / "model_index.json"
+
+
+def drop_pictures(page, count: int = 6) -> None:
+    files = []
+    for i in range(count):
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 64), (i * 40, 80, 200 - i * 30)).save(buffer, "PNG")
+        files.append({"name": f"p{i}.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
+        files.append({"name": f"p{i}.txt", "mimeType": "text/plain", "buffer": f"p3t thing {i}".encode()})
+    page.locator('input[type="file"]').set_input_files(files)
+    page.get_by_text(f"{count} pictures", exact=True).wait_for()
+
+
+def set_field(page, name: str, value: str) -> None:
+    field = page.get_by_label(name, exact=True)
+    field.fill(value)
+    field.press("Tab")
+
+
+def wait_for_state(outputs: Path, name: str, *wanted: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        state = load_run(outputs, name)[1]
+        if state.state in wanted:
+            return
+        time.sleep(0.2)
+    log = outputs / name / "train.log"
+    tail = log.read_text()[-2000:] if log.exists() else "(no train.log)"
+    raise AssertionError(f"{name} is {state.state} ({state.reason} {state.hint}), not {wanted}: {tail}")
+
+
+def step_shown(page) -> int:
+    found = re.search(r"step ([\d,]+) / [\d,]+", page.locator(".st-key-banner").inner_text())
+    return int(found[1].replace(",", "")) if found else -1
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        "stub",
+        pytest.param(
+            "real",
+            marks=pytest.mark.skipif(not MINI.exists() and not is_ci(), reason="flux-mini's weights are not there yet"),
+        ),
+    ],
+)
+def test_from_pictures_to_a_lora(make_gym, trainer):
+    stub = {"FLUXGYM_TRAINER": STUB_TRAINER, "STUB": json.dumps({"steps": 60, "step_seconds": 0.25, "save_every": 20})}
+    # One thread: on a busy machine two that wait for each other are slower by far.
+    gym = make_gym(**(stub if trainer == "stub" else {"OMP_NUM_THREADS": "1"}))
+    page = gym.open()
+    set_field(page, "Name", "My Cat!")
+    set_field(page, "Trigger word", "p3t")
+    drop_pictures(page)
+    set_field(page, "Epochs", "24")
+    page.get_by_text("24 steps").wait_for()
+    page.get_by_role("button", name="Start training").click()
+
+    page.wait_for_url("**/run?name=My-Cat")
+    page.get_by_role("heading", name="My-Cat").wait_for()
+    assert runner_alive(gym.outputs), "the app started the runner"
+    banner = page.locator(".st-key-banner")
+    banner.get_by_text("running").wait_for(timeout=60_000)
+    page.wait_for_function("/step [1-9]/.test(document.querySelector('.st-key-banner').innerText)", timeout=60_000)
+    first = step_shown(page)
+    deadline = time.monotonic() + 60
+    while step_shown(page) <= first:  # it moves without a reload
+        assert time.monotonic() < deadline, f"the page still shows step {first}"
+        page.wait_for_timeout(200)
+
+    page.reload()
+    settle(page)
+    page.get_by_role("heading", name="My-Cat").wait_for()
+    page.wait_for_function("/step [1-9]/.test(document.querySelector('.st-key-banner').innerText)")
+    assert step_shown(page) > first
+    another = gym.open("/")
+    another.locator(".st-key-banner").get_by_text("My-Cat").wait_for()
+    another.close()
+
+    wait_for_state(gym.outputs, "My-Cat", "completed", seconds=300)
+    link = page.get_by_role("link", name="Download LoRA")
+    link.wait_for()
+    with page.expect_download() as download:
+        link.click()
+    saved = Path(download.value.path())
+    assert download.value.suggested_filename == "My-Cat.safetensors"
+    assert saved.read_bytes() == (gym.outputs / "My-Cat" / "My-Cat.safetensors").read_bytes()
+    assert not safetensors_problem(gym.outputs / "My-Cat" / "My-Cat.safetensors")
+
+
+def test_stop_and_resume_from_the_banner(make_gym):
+    gym = make_gym(FLUXGYM_TRAINER=STUB_TRAINER, STUB=json.dumps({"steps": 400, "step_seconds": 0.1, "save_every": 20}))
+    page = gym.open()
+    set_field(page, "Name", "cat")
+    drop_pictures(page, 3)
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url("**/run?name=cat")
+    wait_for_state(gym.outputs, "cat", "running")
+    banner = page.locator(".st-key-banner")
+    banner.get_by_role("button", name="Stop").click()
+    wait_for_state(gym.outputs, "cat", "stopped")
+    banner.get_by_text("It can go on from step").wait_for()
+    at = load_run(gym.outputs, "cat")[1].resume_step
+    banner.get_by_role("button", name="Resume").click()
+    wait_for_state(gym.outputs, "cat", "running")
+    page.wait_for_timeout(1500)
+    assert load_run(gym.outputs, "cat")[1].step > at
+
+
+def test_kill_9_of_the_app_in_mid_run_loses_nothing(make_gym):
+    stub = {"FLUXGYM_TRAINER": STUB_TRAINER, "STUB": json.dumps({"steps": 100, "step_seconds": 0.2})}
+    gym = make_gym(**stub)
+    page = gym.open()
+    set_field(page, "Name", "cat")
+    drop_pictures(page, 3)
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url("**/run?name=cat")
+    wait_for_state(gym.outputs, "cat", "running")
+    draft = gym.open("/")
+    set_field(draft, "Trigger word", "n3xt")
+    draft.wait_for_timeout(600)
+    gym.process.kill()
+    gym.process.wait()
+    at = load_run(gym.outputs, "cat")[1].step
+    time.sleep(1.5)
+    assert load_run(gym.outputs, "cat")[1].step > at, "the training does not know of it"
+    runner = runner_alive(gym.outputs)
+    again = make_gym(gym.outputs, **stub)
+    page = again.open("/run?name=cat")
+    page.wait_for_function("/step [1-9]/.test(document.querySelector('.st-key-banner').innerText)")
+    assert runner_alive(gym.outputs) == runner, "the runner lived on and is used"
+    assert again.open("/").get_by_label("Trigger word", exact=True).input_value() == "n3xt"
+    wait_for_state(gym.outputs, "cat", "completed")
+    assert [event.data["step"] for event in read_events(gym.outputs / "cat") if event.type == "train.step"] == [
+        *range(1, 101)
+    ]
+
+
+@pytest.mark.skipif(not (ROOT / "examples" / "riso").is_dir(), reason="examples/riso is not there yet")
+def test_the_example_is_two_clicks(make_gym):
+    gym = make_gym(FLUXGYM_TRAINER=STUB_TRAINER, STUB=json.dumps({"steps": 3}))
+    page = gym.open()
+    page.get_by_role("button", name="Try the example").click()
+    page.get_by_text("all captioned").wait_for()
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url("**/run?name=riso")
+    wait_for_state(gym.outputs, "riso", "completed")
+    state = load_run(gym.outputs, "riso")[1]
+    assert state.config["base_model"] == "flux-mini" and state.config["concept_sentence"] == "r1so"
+    assert len(list((gym.outputs / "riso" / "dataset").glob("*.png"))) >= 20

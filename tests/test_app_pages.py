@@ -1,0 +1,347 @@
+"""The pages without a browser: what they show of a log, what they append to it, what they say to wrong input."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from fluxcore.config import RunConfig
+from fluxcore.log import read_events
+from fluxcore.runs import RunError, load_run
+from studio import banner
+from studio.drafts import Draft, newest_draft
+from studio.live import live_runs
+from tests.fake_runs import FakeRun, a_night
+
+woken: list[Path] = []
+MAIN = Path(__file__).resolve().parents[1] / "studio" / "main.py"
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
+    # No runner is started by a page alone; what would start one only notes that it was asked to.
+    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: woken.append(outputs))
+    woken.clear()
+    return outputs
+
+
+@pytest.fixture
+def night(outputs):
+    runs = a_night(outputs)
+    yield runs
+    for run in runs.values():
+        run.end_trainer()
+
+
+def open_page(page: str = "train", **query: str) -> AppTest:
+    app = AppTest.from_file(str(MAIN), default_timeout=30).run()
+    for key, value in query.items():
+        app.query_params[key] = value
+    if page != "train":
+        app.switch_page(f"../pages/{page}.py").run()
+    assert not app.exception
+    return app
+
+
+def text(app: AppTest) -> str:
+    kinds = (app.markdown, app.caption, app.warning, app.error, app.info, app.title, app.get("html"))
+    return "\n".join(str(getattr(item, "value", None) or item.proto) for kind in kinds for item in kind)
+
+
+def add_pictures(outputs: Path, count: int = 3) -> None:
+    """As the uploader leaves them."""
+    draft = newest_draft(outputs)
+    for i in range(count):
+        Image.new("RGB", (32, 32), (i * 40, 0, 0)).save(draft.dataset / f"{i}.png")
+
+
+def test_a_page_that_is_only_looked_at_writes_nothing(outputs):
+    open_page()
+    assert list(outputs.iterdir()) == []
+
+
+def test_what_is_typed_is_there_for_the_next_visitor(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("My Cat!").run()
+    app.number_input(key="form.network_dim").set_value(16).run()
+    app.text_area(key="form.sample_prompts").set_value("one\ntwo").run()
+    app.checkbox(key="form.enable_monitoring").uncheck().run()
+    assert "`My-Cat`" in text(app), "the name is slugified where one sees it"
+    again = open_page()
+    assert again.text_input(key="form.lora_name").value == "My Cat!"
+    assert again.number_input(key="form.network_dim").value == 16
+    assert again.text_area(key="form.sample_prompts").value == "one\ntwo"
+    assert again.checkbox(key="form.enable_monitoring").value is False
+
+
+def test_another_page_and_back_forgets_nothing(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.switch_page("../pages/runs.py").run()
+    app.switch_page("../pages/train.py").run()
+    assert app.text_input(key="form.lora_name").value == "cat"
+
+
+def test_a_base_model_sets_what_nobody_touched(outputs):
+    app = open_page()
+    assert app.number_input(key="form.resolution").value == 64
+    app.number_input(key="form.network_dim").set_value(32).run()
+    app.selectbox(key="form.base_model").set_value("flux-dev").run()
+    assert app.number_input(key="form.resolution").value == 512
+    assert app.number_input(key="form.network_dim").value == 32
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "says"),
+    [
+        ("number_input", "num_repeats", 0, "must be at least 1"),
+        ("number_input", "resolution", 100, "must be a multiple of 16"),
+        ("number_input", "network_dim", 99_999, "must be at most 1024"),
+        ("text_input", "learning_rate", "fast", "must be a number such as 8e-4"),
+    ],
+)
+def test_a_wrong_value_is_said_at_its_field_and_kept(outputs, kind, name, value, says):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    getattr(app, kind)(key=f"form.{name}").set_value(value).run()
+    assert not app.exception and says in text(app)
+    assert name not in text(app), "the label above the field names it"
+    assert getattr(app, kind)(key=f"form.{name}").value == value
+    assert app.text_input(key="form.lora_name").value == "cat"
+    app.button(key="start").click().run()
+    assert "Before it can start" in text(app) and [path.name for path in outputs.iterdir()] == [".drafts"]
+
+
+def test_an_unknown_base_model_is_said_at_its_field(outputs):
+    Draft(outputs).edit({"lora_name": "cat", "base_model": "flux-9000"})
+    app = open_page()
+    assert "unknown base model 'flux-9000'" in text(app)
+    assert app.text_input(key="form.lora_name").value == "cat"
+
+
+def test_a_taken_name_is_refused(outputs):
+    FakeRun(outputs, "Cat")
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    assert "'Cat' is taken" in text(app)
+
+
+def test_start_says_what_is_missing(outputs):
+    app = open_page()
+    app.button(key="start").click().run()
+    assert "Give it a name" in text(app) and "Add pictures" in text(app)
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    add_pictures(outputs)
+    app.run()
+    assert "trigger word, or caption" in text(app) and "Give it a name" not in text(app)
+
+
+def test_start_makes_the_run_and_asks_for_it(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("My Cat!").run()
+    app.text_input(key="form.concept_sentence").set_value("p3t").run()
+    add_pictures(outputs)
+    app.run()
+    assert "100 epochs" in text(app) and "100 steps" in text(app)
+    app.button(key="start").click().run()
+    folder, state = load_run(outputs, "My-Cat")
+    assert state.state == "queued" and state.config["concept_sentence"] == "p3t"
+    assert len(list(folder.dataset.glob("*.png"))) == 3
+    assert [event.type for event in read_events(folder.path)] == ["config.saved", "run.requested"]
+    assert newest_draft(outputs) is None, "the draft became the run"
+    assert woken == [outputs], "a request is served by the runner: there must be one"
+    again = open_page()
+    assert again.text_input(key="form.lora_name").value == "My-Cat-2"
+    assert again.text_input(key="form.concept_sentence").value == "p3t"
+    again.button(key="use-pictures").click().run()
+    assert not again.exception and len(list(newest_draft(outputs).dataset.glob("*.png"))) == 3
+
+
+def test_clear_form_begins_anew(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.button(key="clear-form").click().run()
+    assert app.text_input(key="form.lora_name").value == ""
+    app.button(key="go-back").click().run()
+    assert app.text_input(key="form.lora_name").value == "cat", "and can be undone"
+    assert open_page().text_input(key="form.lora_name").value == "cat"
+
+
+def test_the_banner_tells_every_state(night):
+    shown = text(open_page())
+    assert "running" in shown and "my\\-cat" in shown and "step 480 / 960" in shown and "epoch 8 / 16" in shown
+    assert "stalled" in shown and "can go on from step 300" in shown
+    assert "failed" in shown and "smaller resolution" in shown
+    for word in ("96 %", "0.276", "18.2 / 24 GiB", "checkpoints", "monitoring"):
+        assert word in shown or word.replace(" ", "") in shown
+    assert "no runner" in shown, "a live run without a runner is said"
+
+
+def test_the_banner_folds_away(outputs):
+    FakeRun(outputs, "sketches")
+    app = open_page()
+    assert "sketches" not in "".join(item.value for item in app.markdown)
+
+
+def test_stop_and_resume_are_asked_for(night, outputs):
+    app = open_page()
+    app.button(key="banner-stop-my-cat").click().run()
+    assert load_run(outputs, "my-cat")[1].state == "stopping" and len(woken) == 1
+    app.button(key="banner-resume-old-film").click().run()
+    assert load_run(outputs, "old-film")[1].state == "queued" and len(woken) == 2
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RunError("the outputs folder is full")])
+def test_what_cannot_be_asked_for_is_said_on_the_page(outputs, night, monkeypatch, error):
+    def refused(*_args, **_more):
+        raise error
+
+    for what in ("request_stop", "ensure_runner", "create_run"):
+        monkeypatch.setattr(f"studio.ask.{what}", refused)
+    app = open_page()
+    app.button(key="banner-stop-my-cat").click().run()
+    assert not app.exception and not app.error
+    said = str(error.strerror if isinstance(error, OSError) else error)
+    assert said in app.toast[0].value
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.text_input(key="form.concept_sentence").set_value("p3t").run()
+    add_pictures(outputs)
+    app.run()
+    app.button(key="start").click().run()
+    assert not app.exception and said in app.error[0].value
+    assert newest_draft(outputs).values["lora_name"] == "cat", "nothing typed is lost"
+
+
+def test_a_run_that_was_made_but_not_started_can_be_started_on_its_page(outputs, monkeypatch):
+    def refused(*_args, **_more):
+        raise RunError("the event log can't be written")
+
+    monkeypatch.setattr("studio.ask.request_start", refused)
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.text_input(key="form.concept_sentence").set_value("p3t").run()
+    add_pictures(outputs)
+    app.run()
+    app.button(key="start").click().run()
+    assert not app.exception and load_run(outputs, "cat")[1].state == "draft"
+    assert open_page("run", name="cat").button(key="run-start")
+
+
+def test_no_error_at_a_field_names_the_field_again(outputs):
+    from studio import form
+
+    for name, info in RunConfig.model_fields.items():
+        if info.annotation not in (int, float, str):
+            continue
+        draft = Draft(outputs)
+        draft.values |= {"lora_name": "cat", name: "x" * 40_000 if info.annotation is str else -1}
+        _, errors = form.check(draft)
+        if name != "lora_name":  # what was typed there becomes a valid name
+            assert errors[name] and name not in errors[name]
+
+
+def test_no_resume_is_offered_where_the_checkpoint_is_gone(night, outputs):
+    shutil.rmtree(outputs / "old-film" / "old-film-000004-state")
+    app = open_page()
+    assert "can go on" not in text(app)
+    assert "banner-resume-old-film" not in [button.key for button in app.button]
+    assert open_page("run", name="old-film").button(key="run-restart")
+
+
+def test_the_runs_page_lists_and_filters(night):
+    app = open_page("runs")
+    for name in ("my\\-cat", "old\\-film", "tulips", "sketches"):
+        assert name in text(app)
+    app.text_input(key="runs-search").set_value("sketch").run()
+    assert sum("sketches" in item.value for item in app.markdown) == 1
+
+
+def test_a_run_page_shows_the_run(night):
+    app = open_page("run", name="my-cat")
+    shown = text(app)
+    assert "my\\-cat" in shown and "step 480" in shown and "a red apple" in shown and "NVIDIA RTX 4090" in shown
+    assert app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
+
+
+def test_a_failure_says_what_to_do(night):
+    app = open_page("run", name="too-large")
+    assert "choose a smaller GPU memory preset" in app.error[0].value
+    assert app.button(key="run-restart").label == "Start again"
+
+
+@pytest.mark.parametrize("name", ["nobody", "../etc", "", "<b>x</b>"])
+def test_an_unknown_run_is_said(outputs, name):
+    shown = text(open_page("run", name=name))
+    assert ("There is no run" if name else "There are no runs yet") in shown
+
+
+def test_monitoring_is_switched(night, outputs):
+    app = AppTest.from_function(_monitor_of).run(timeout=30)
+    assert not app.exception
+    app.button(key="monitor-off").click().run()
+    assert load_run(outputs, "my-cat")[1].monitoring is False
+
+
+def _monitor_of() -> None:
+    from studio import run_view
+    from studio.live import live_runs
+
+    run_view.monitor(live_runs().get("my-cat"))
+
+
+@pytest.mark.parametrize("part", ["sample_grid", "checkpoints", "samples"])
+@pytest.mark.parametrize("name", ["my-cat", "tulips", "old-film", "too-large", "sketches"])
+def test_every_part_of_every_run_is_drawn(night, part, name):
+    app = AppTest.from_function(_part_of, args=(part, name)).run(timeout=30)
+    assert not app.exception
+
+
+def _part_of(part: str, name: str) -> None:
+    from studio import run_view
+    from studio.live import live_runs
+
+    getattr(run_view, part)(live_runs().get(name))
+
+
+@pytest.mark.parametrize("part", ["samples", "sample_grid"])
+def test_after_a_restart_the_samples_that_were_moved_away_are_not_the_newest(outputs, part):
+    run = FakeRun(outputs, "again")
+    run.start(pid=1, create_time=1)
+    run.steps(100)
+    run.sample()
+    run.folder.samples.rename(run.folder.path / "aside")
+    app = AppTest.from_function(_part_of, args=(part, "again")).run(timeout=30)
+    assert not app.exception and "samples" in app.caption[0].value and not app.get("html")
+    run.step = 50
+    run.sample()
+    live_runs().expire()
+    app = AppTest.from_function(_part_of, args=(part, "again")).run(timeout=30)
+    assert not app.exception and "step 50" in text(app) and "step 100" not in text(app)
+
+
+def test_words_of_a_person_are_shown_as_they_are(outputs):
+    run = FakeRun(outputs, "cat")
+    run.append("cli", "run.titled", {"title": ":red[*boom*] <b> $x$ `y`"})
+    run.start(pid=1, create_time=1)
+    app = open_page()
+    assert any("\\:red\\[\\*boom\\*\\]" in item.value for item in app.markdown)
+
+
+def test_a_thousand_steps_cost_little_a_tick(outputs):
+    run = FakeRun(outputs, "cat")
+    run.start(pid=1, create_time=1)
+    run.steps(3000, total=5000)
+    open_page("run", name="cat")
+    begun = time.perf_counter()
+    for _ in range(50):
+        live_runs().expire()
+        banner.progress_words(live_runs().get("cat").state)
+    assert time.perf_counter() - begun < 1.0, "the log is not read from its start at each tick"

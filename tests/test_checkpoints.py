@@ -1,0 +1,143 @@
+"""Checkpoints on disk: names, what is whole, which one a resume takes, what is set aside."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from fluxcore.log import Event
+from fluxcore.runs import RunFolder, find_state, fold, list_checkpoints, resume_choice
+from fluxcore.runs.checkpoints import inspect_state, safetensors_problem, set_aside
+from fluxcore.runs.files import RunError, parse_checkpoint_name
+
+
+def weights(path: Path, size: int = 16, cut: int = 0) -> Path:
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * (size - cut))
+    return path
+
+
+def state(folder: RunFolder, name: str, step: int, *, without: str = "") -> Path:
+    path = folder.path / name
+    path.mkdir(parents=True)
+    (path / "train_state.json").write_text(json.dumps({"current_epoch": step // 10, "current_step": step}))
+    weights(path / "model.safetensors")
+    (path / "optimizer.bin").write_bytes(b"x")
+    (path / "random_states_0.pkl").write_bytes(b"x")
+    if without:
+        (path / without).unlink()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder.of(tmp_path, "cat")
+    made.path.mkdir()
+    return made
+
+
+def events(*items: tuple[str, dict, int | None]) -> list[Event]:
+    return [
+        Event(f"2026-11-23T20:00:{n:02d}.000000Z", "cat", type, "trainer", "t", n, data, attempt)
+        for n, (type, data, attempt) in enumerate(items, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cat-000004-state", ("state", 4, None)),
+        ("cat-8-state", ("state", 8, None)),
+        ("cat-step00000120-state", ("state", None, 120)),
+        ("cat-state", ("state", None, None)),
+        ("cat-000004.safetensors", ("weights", 4, None)),
+        ("cat.safetensors", ("weights", None, None)),
+        ("cat-2-000004-state", None),
+        ("dog-state", None),
+        (".cat-state.tmp", None),
+        ("cat.safetensors.tmp", None),
+    ],
+)
+def test_sd_scripts_names_are_recognised(name: str, expected: object) -> None:
+    assert parse_checkpoint_name("cat", name) == expected
+
+
+@pytest.mark.parametrize("missing", ["train_state.json", "model.safetensors", "optimizer.bin", "random_states_0.pkl"])
+def test_a_state_is_whole_only_with_all_its_parts(folder: RunFolder, missing: str) -> None:
+    assert inspect_state(state(folder, "cat-000001-state", 10)).complete
+    broken = inspect_state(state(folder, "cat-000002-state", 20, without=missing))
+    assert not broken.complete and broken.problem
+
+
+def test_torn_weights_are_found_by_their_length(tmp_path: Path) -> None:
+    assert safetensors_problem(weights(tmp_path / "whole.safetensors")) == ""
+    assert "cut short" in safetensors_problem(weights(tmp_path / "cut.safetensors", cut=3))
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    assert "torn" in safetensors_problem(tmp_path / "junk.safetensors")
+
+
+def test_resume_takes_the_highest_complete_step(folder: RunFolder) -> None:
+    state(folder, "cat-000001-state", 10)
+    state(folder, "cat-000002-state", 20)
+    state(folder, "cat-000003-state", 30, without="random_states_0.pkl")
+    chosen = resume_choice(folder, fold("cat", []))
+    assert chosen is not None and (chosen.name, chosen.step) == ("cat-000002-state", 20)
+
+
+def test_a_later_state_of_an_attempt_that_was_gone_behind_is_no_choice(folder: RunFolder) -> None:
+    state(folder, "cat-000001-state", 10)
+    state(folder, "cat-000003-state", 30)
+    log = events(
+        ("run.started", {"request": "a:1"}, 1),
+        ("checkpoint.saved", {"path": "cat-000001-state", "kind": "state", "step": 10}, 1),
+        ("checkpoint.saved", {"path": "cat-000003-state", "kind": "state", "step": 30}, 1),
+        ("run.failed", {"reason": "crash"}, 1),
+        ("run.started", {"request": "a:2", "resume_from": "cat-000001-state", "resume_step": 10}, 2),
+    )
+    chosen = resume_choice(folder, fold("cat", log))
+    assert chosen is not None and chosen.step == 10
+    again = [*log, *events(("checkpoint.saved", {"path": "cat-000003-state", "kind": "state", "step": 30}, 2))]
+    chosen = resume_choice(folder, fold("cat", again))
+    assert chosen is not None and chosen.step == 30
+
+
+def test_weights_whose_event_is_missing_tell_their_step_and_stay_where_they_belong(folder: RunFolder) -> None:
+    header = json.dumps({"__metadata__": {"ss_steps": "10"}, "a": {"data_offsets": [0, 4]}}).encode()
+    path = folder.epoch_weights(1)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    (found,) = list_checkpoints(folder)
+    assert (found.step, found.epoch, found.complete) == (10, 1, True)
+    set_aside(folder, 10, fold("cat", []))
+    assert path.exists()
+    set_aside(folder, 9, fold("cat", []))
+    assert not path.exists()
+
+
+def test_what_lies_beyond_is_set_aside_and_nothing_is_overwritten(folder: RunFolder) -> None:
+    for _ in range(2):
+        state(folder, "cat-000003-state", 30)
+        weights(folder.final_weights)
+        folder.samples.mkdir(exist_ok=True)
+        (folder.samples / "cat_000030_00.png").write_bytes(b"x")
+        set_aside(folder, 10, fold("cat", []))
+    assert list_checkpoints(folder) == []
+    names = sorted(path.relative_to(folder.superseded).as_posix() for path in folder.superseded.rglob("cat*"))
+    assert [name for name in names if "/" not in name] == [
+        "cat-000003-state", "cat-000003-state.2", "cat.safetensors", "cat.safetensors.2",
+    ]  # fmt: skip
+    assert {"sample/cat_000030_00.png", "sample/cat_000030_00.png.2"} <= set(names)
+
+
+@pytest.mark.parametrize("name", ["../cat-state", "/etc", "cat-state/..", "dog-state", "cat.safetensors", ""])
+def test_no_name_leads_out_of_the_folder(folder: RunFolder, name: str) -> None:
+    weights(folder.final_weights)
+    assert find_state(folder, name) is None
+
+
+def test_no_run_name_leads_out_of_outputs(tmp_path: Path) -> None:
+    for name in ("..", "a/b", "", ".x"):
+        with pytest.raises(RunError):
+            RunFolder.of(tmp_path, name)

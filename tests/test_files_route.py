@@ -1,0 +1,141 @@
+"""The file routes: pictures, LoRA files and logs of runs and drafts, and nothing else of this machine."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from studio.drafts import Draft
+from studio.files import ThumbnailCache, find_file, routes, run_url
+from tests.fake_runs import FakeRun
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    outputs = tmp_path / "outputs"
+    run = FakeRun(outputs, "cat")
+    run.weights(kilobytes=1)
+    run.folder.train_log.write_text("step 1\n")
+    (run.folder.path / "cat-state").mkdir()
+    (run.folder.path / "cat-state" / "optimizer.bin").write_bytes(b"x")
+    (run.folder.path / ".superseded").mkdir()
+    (run.folder.path / ".superseded" / "cat.safetensors").write_bytes(b"x")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (outputs / ".token").write_text("secret")
+    return outputs
+
+
+@pytest.fixture
+def client(outputs):
+    return TestClient(Starlette(routes=routes(outputs)))
+
+
+def test_a_picture_is_served_and_may_be_kept(client, outputs):
+    folder = FakeRun(outputs, "dog").folder
+    answer = client.get("/" + run_url(folder, "dataset/picture1.png"))
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
+    assert "immutable" in answer.headers["cache-control"] and "private" in answer.headers["cache-control"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "immutable" not in client.get("/files/runs/dog/dataset/picture1.png").headers["cache-control"]
+
+
+def test_a_small_copy_is_smaller(client, outputs):
+    big = outputs / "cat" / "dataset" / "big.jpg"
+    Image.effect_noise((2000, 1000), 90).convert("RGB").save(big)
+    answer = client.get("/files/runs/cat/dataset/big.jpg?w=384")
+    assert answer.headers["content-type"] == "image/webp"
+    assert Image.open(io.BytesIO(answer.content)).size == (384, 192)
+    assert len(client.get("/files/runs/cat/dataset/big.jpg?w=383").content) == big.stat().st_size, "no other width"
+    assert client.get("/files/runs/cat/dataset/picture1.png?w=384").headers["content-type"] == "image/png"
+
+
+def test_a_lora_and_a_log_are_served(client):
+    answer = client.get("/files/runs/cat/cat.safetensors")
+    assert (
+        answer.status_code == 200 and answer.headers["content-disposition"] == 'attachment; filename="cat.safetensors"'
+    )
+    assert client.get("/files/runs/cat/train.log").text == "step 1\n"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/cat/events.jsonl",
+        "runs/cat/dataset/picture1.txt",
+        "runs/cat/cat-state/optimizer.bin",
+        "runs/cat/.superseded/cat.safetensors",
+        "runs/cat/dataset",
+        "runs/cat/",
+        "runs/cat/dataset/missing.png",
+        "runs/cat/../../secret.png",
+        "runs/cat/dataset/../../../secret.png",
+        "runs/cat/dataset/%2e%2e/%2e%2e/%2e%2e/secret.png",
+        "runs/cat/dataset/..%2f..%2f..%2fsecret.png",
+        "runs/cat//etc/passwd",
+        "runs/cat/dataset/%00.png",
+        "runs/..%2f/secret.png",
+        "runs/.token/x.png",
+        "runs/nobody/dataset/picture1.png",
+        "drafts/../dataset/x.png",
+        "drafts/cat/dataset/picture1.png",
+        "other/cat/dataset/picture1.png",
+    ],
+)
+def test_nothing_else_is(client, path):
+    answer = client.get(f"/files/{path}")
+    assert answer.status_code == 404 and "secret" not in answer.text
+
+
+def test_links_lead_nowhere(outputs, tmp_path):
+    dataset = outputs / "cat" / "dataset"
+    os.symlink(tmp_path / "secret.png", dataset / "link.png")
+    os.symlink(outputs / ".token", dataset / "token.png")
+    os.symlink(outputs / "cat" / "events.jsonl", dataset / "events.png")
+    os.symlink(outputs / "cat" / ".superseded" / "cat.safetensors", outputs / "cat" / "old.safetensors")
+    for name in ("link.png", "token.png", "events.png"):
+        assert find_file(outputs, "runs", "cat", f"dataset/{name}") is None
+    assert find_file(outputs, "runs", "cat", "old.safetensors") is None
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "dataset").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(elsewhere / "dataset" / "a.png")
+    os.symlink(elsewhere, outputs / "linked")
+    assert find_file(outputs, "runs", "linked", "dataset/a.png") is None
+
+
+def test_pipes_and_folders_are_no_files(outputs):
+    os.mkfifo(outputs / "cat" / "dataset" / "pipe.png")
+    (outputs / "cat" / "dataset" / "folder.png").mkdir()
+    assert find_file(outputs, "runs", "cat", "dataset/pipe.png") is None
+    assert find_file(outputs, "runs", "cat", "dataset/folder.png") is None
+
+
+def test_a_drafts_pictures_are_served(outputs, client):
+    draft = Draft(outputs)
+    Image.new("RGB", (8, 8)).save(draft.dataset / "ä b.png")
+    assert client.get("/" + run_url(draft.folder, "dataset/ä b.png", kind="drafts")).status_code == 200
+    assert client.get(f"/files/drafts/{draft.id}/events.jsonl").status_code == 404
+
+
+def test_a_base_path_stands_before(outputs):
+    client = TestClient(Starlette(routes=routes(outputs, "gym/")))
+    assert client.get("/gym/files/runs/cat/dataset/picture1.png").status_code == 200
+    assert client.get("/files/runs/cat/dataset/picture1.png").status_code == 404
+
+
+def test_a_broken_picture_makes_no_small_copy(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    assert ThumbnailCache(1000).get(tmp_path / "broken.png", 192) is None
+
+
+def test_small_copies_keep_to_their_memory(tmp_path):
+    cache = ThumbnailCache(4000)
+    for i in range(8):
+        path = tmp_path / f"{i}.png"
+        Image.effect_noise((300, 300), 90).save(path)
+        assert cache.get(path, 192)
+    assert cache._size <= 4000 and cache._size == sum(map(len, cache._made.values()))

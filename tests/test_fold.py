@@ -1,0 +1,220 @@
+"""The fold: which events make which state."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxcore.log import Event
+from fluxcore.runs import fold
+from fluxcore.runs.fold import _HANDLERS, RunState
+
+CONFIG = {"enable_monitoring": True, "max_train_epochs": 2}
+
+
+def event(
+    type: str, data: dict | None = None, *, n: int = 1, writer: str = "cli-1", attempt: int | None = None
+) -> Event:
+    return Event(f"2026-11-23T20:00:{n % 60:02d}.000000Z", "my-cat", type, "cli", writer, n, data or {}, attempt)
+
+
+def story(*steps: tuple) -> list[Event]:
+    """(type, data[, attempt]) in order, numbered."""
+    return [event(s[0], s[1], n=i, attempt=s[2] if len(s) > 2 else None) for i, s in enumerate(steps, 1)]
+
+
+REQUESTED = [("config.saved", {"config": CONFIG}), ("run.requested", {"config": "cli-1:1", "resume_from": None})]
+STARTED = [*REQUESTED, ("run.started", {"request": "cli-1:2", "pid": 7}, 1)]
+STEP = {"step": 1, "total_steps": 10, "epoch": 1, "loss": 0.5, "lr": 1e-3, "step_seconds": 2.0}
+
+
+def state_after(*steps: tuple) -> RunState:
+    return fold("my-cat", story(*steps))
+
+
+def test_a_run_goes_from_draft_to_completed() -> None:
+    assert state_after(("config.saved", {"config": CONFIG})).state == "draft"
+    assert state_after(*REQUESTED).state == "queued"
+    assert state_after(*STARTED).state == "starting"
+    running = state_after(*STARTED, ("phase.started", {"phase": "load"}, 1), ("train.step", STEP, 1))
+    assert (running.state, running.step, running.total_steps, running.loss) == ("running", 1, 10, 0.5)
+    assert running.eta_seconds == 18.0
+    done = state_after(
+        *STARTED, ("train.step", STEP, 1), ("run.completed", {"weights": "my-cat.safetensors", "steps": 10}, 1)
+    )
+    assert (done.state, done.weights, done.step, done.live_attempt) == ("completed", "my-cat.safetensors", 10, None)
+
+
+def test_a_stop_is_stopping_until_the_runner_says_stopped() -> None:
+    stopping = state_after(*STARTED, ("stop.requested", {"reason": "user"}))
+    assert stopping.state == "stopping" and stopping.is_live
+    stopped = state_after(
+        *STARTED,
+        ("stop.requested", {}),
+        ("run.stopped", {"reason": "user", "resume_checkpoint": "x-state", "resume_step": 4}, 1),
+    )
+    assert (stopped.state, stopped.resume_checkpoint, stopped.resume_step) == ("stopped", "x-state", 4)
+
+
+def test_a_refused_second_request_changes_nothing() -> None:
+    state = state_after(
+        *STARTED,
+        ("run.requested", {"config": "cli-1:1"}),
+        ("request.refused", {"request": "cli-1:4", "reason": "live"}),
+    )
+    assert state.state == "starting" and state.requests == []
+
+
+def test_a_refused_only_request_goes_back_to_what_was() -> None:
+    state = state_after(*REQUESTED, ("request.refused", {"request": "cli-1:2", "reason": "no pictures"}))
+    assert state.state == "draft" and state.requests == []
+
+
+def test_a_stall_is_stalled_with_its_evidence_and_checkpoint() -> None:
+    state = state_after(
+        *STARTED,
+        ("stall.suspected", {"verdict": "gpu_idle", "evidence": {}}, 1),
+        (
+            "run.stalled",
+            {"verdict": "gpu_idle", "evidence": {"idle": 300}, "resume_checkpoint": "a-state", "resume_step": 3},
+            1,
+        ),
+        ("run.killed", {"pids": [7], "resume_checkpoint": "a-state", "resume_step": 3}, 1),
+    )
+    assert (state.state, state.verdict, state.stalls, state.suspected) == ("stalled", "gpu_idle", 1, None)
+    assert state.evidence == {"idle": 300} and state.resume_step == 3
+
+
+STALLED = [*STARTED, ("run.stalled", {"verdict": "silent", "resume_checkpoint": "a-state", "resume_step": 3}, 1)]
+
+
+def test_a_stalled_attempt_has_processes_until_they_are_killed() -> None:
+    stalled = state_after(*STALLED)
+    assert stalled.has_processes and stalled.is_busy and not stalled.is_live
+    killed = state_after(*STALLED, ("run.killed", {"pids": [7]}, 1))
+    assert not killed.has_processes and not killed.is_busy
+
+
+def test_an_intent_has_processes() -> None:
+    assert state_after(*REQUESTED, ("run.spawning", {"request": "cli-1:2", "attempt": 1})).has_processes
+    assert not state_after(*REQUESTED).has_processes and state_after(*REQUESTED).is_busy
+
+
+FAILED = ("run.failed", {"reason": "crash", "resume_checkpoint": "a-state", "resume_step": 3}, 1)
+
+
+def test_a_stop_is_remembered_past_the_attempts_end_until_a_person_asks_again() -> None:
+    before = [*STARTED, ("stop.requested", {}), FAILED]
+    after = [*STARTED, FAILED, ("stop.requested", {})]
+    for steps in (before, after):
+        assert state_after(*steps).stop_requested
+        automatic = story(*steps)
+        automatic.append(event("run.requested", {"config": "cli-1:1", "resume_from": "a-state"}, writer="runner-2"))
+        assert fold("my-cat", automatic).stop_requested, "the runner's own request outlives no stop"
+        assert not state_after(*steps, ("run.requested", {"config": "cli-1:1"})).stop_requested
+    n = len(before) + 1
+    refused = [("run.requested", {"config": "cli-1:1"}), ("request.refused", {"request": f"cli-1:{n}", "reason": "x"})]
+    assert state_after(*before, *refused).stop_requested, "a refused request takes nothing back"
+
+
+OFF = ("monitoring.changed", {"enabled": False})
+
+
+def test_monitoring_that_was_switched_off_stays_off_until_a_person_asks_or_configures_otherwise() -> None:
+    started = ("run.started", {"request": "cli-1:2"}, 1)
+    assert not state_after(*REQUESTED, OFF, started).monitoring, "switched off while it was queued"
+    again = story(*STARTED, OFF, FAILED)
+    again.append(event("run.requested", {"config": "cli-1:1", "resume_from": "a-state"}, writer="runner-2"))
+    again.append(event("run.started", {"request": "runner-2:1"}, writer="runner-2", n=2, attempt=2))
+    assert not fold("my-cat", again).monitoring, "an automatic attempt is the same wish"
+    assert state_after(*STARTED, OFF, FAILED, ("run.requested", {"config": "cli-1:1"})).monitoring
+    saved = ("config.saved", {"config": CONFIG})
+    unmonitored = ("config.saved", {"config": {**CONFIG, "enable_monitoring": False}})
+    assert not state_after(*STARTED, OFF, FAILED, saved).monitoring, "a saved config that says nothing new"
+    assert state_after(*STARTED, OFF, FAILED, unmonitored, saved).monitoring
+    assert state_after(*STARTED, unmonitored).monitoring, "an attempt under way keeps its config"
+
+
+def test_a_resumed_attempt_starts_at_its_step_and_forgets_the_failure() -> None:
+    state = state_after(
+        *STARTED,
+        ("train.step", {**STEP, "step": 6}, 1),
+        ("run.failed", {"reason": "killed", "hint": "resume it", "resume_checkpoint": "a-state", "resume_step": 5}, 1),
+        ("run.requested", {"config": "cli-1:1", "resume_from": "latest"}),
+        ("run.started", {"request": "cli-1:6", "resume_from": "a-state", "resume_step": 5}, 2),
+    )
+    assert (state.state, state.step, state.reason, state.hint, state.failures) == ("starting", 5, "", "", 1)
+    assert [attempt.outcome for attempt in state.attempts] == ["run.failed", None]
+
+
+def test_an_attempt_keeps_the_config_that_its_request_named() -> None:
+    state = state_after(*STARTED, ("config.saved", {"config": {"max_train_epochs": 99}}))
+    attempt = state.attempt
+    assert attempt is not None
+    assert state.served_config(attempt)["max_train_epochs"] == 2
+    assert state.config["max_train_epochs"] == 99
+
+
+def test_a_loss_that_is_no_number_is_kept_and_never_the_best() -> None:
+    state = state_after(*STARTED, ("train.step", STEP, 1), ("train.step", {**STEP, "step": 2, "loss": "nan"}, 1))
+    assert str(state.loss) == "nan" and state.best_loss == 0.5
+
+
+TYPES = [*_HANDLERS, "gpu.made.up", "alert.sent"]
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 20) | st.floats() | st.sampled_from(["nan", "", "cli-1:2", "x-state"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = [
+    "config",
+    "request",
+    "step",
+    "loss",
+    "path",
+    "kind",
+    "phase",
+    "enabled",
+    "resume_step",
+    "reason",
+    "title",
+    "tags",
+]
+EVENTS = st.builds(
+    event,
+    st.sampled_from(TYPES),
+    st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=6),
+    n=st.integers(1, 50),
+    writer=st.sampled_from(["cli-1", "runner-2"]),
+    attempt=st.none() | st.integers(1, 3),
+)
+STATES = {"draft", "queued", "starting", "running", "stalled", "stopping", "stopped", "failed", "completed"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(EVENTS, max_size=30))
+def test_no_sequence_of_events_breaks_the_fold(events: list[Event]) -> None:
+    assert fold("my-cat", events).state in STATES
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(EVENTS, max_size=30), st.integers(0, 30))
+def test_folding_in_two_parts_is_folding_at_once(events: list[Event], cut: int) -> None:
+    state = fold("my-cat", events[:cut])
+    for one in events[cut:]:
+        state.apply(one)
+    assert repr(state) == repr(fold("my-cat", events))
+
+
+def test_unknown_types_and_keys_change_nothing_but_the_time() -> None:
+    steps = [*STARTED, ("train.step", STEP, 1)]
+    plain = state_after(*steps)
+    rng = random.Random(1)
+    noisy = list(story(*steps))
+    for _ in range(5):
+        noisy.insert(rng.randrange(len(noisy) + 1), event("some.future.type", {"a": 1}))
+    other = fold("my-cat", noisy)
+    other.created, other.updated = plain.created, plain.updated
+    assert repr(other) == repr(plain)

@@ -1,0 +1,216 @@
+"""The history: the contract's views with exactly the contract's columns, fed by offset, the same fold everywhere."""
+
+import math
+import shutil
+
+import pytest
+
+from fluxcore.history import connect, run_row
+from fluxcore.log import EventLog, read_events
+from fluxcore.runs import fold
+
+COLUMNS = {
+    "events": "run ts type source writer n attempt data",
+    "runs": "run title state base_model trigger created started ended seconds step total_steps epoch loss best_loss attempts "
+    "stalls failures reason resume_checkpoint resume_step weights tags config",
+    "steps": "run attempt ts step total_steps epoch loss lr grad_norm step_seconds images_per_second memory_gib",
+    "gpu": "run attempt ts index uuid name utilization_percent memory_used_gib memory_total_gib power_watts power_limit_watts "
+    "temperature_c throttle_reasons",
+    "host": "run attempt ts cpu_percent rss_gib read_bytes write_bytes disk_free_gib memory_available_gib",
+    "checkpoints": "run attempt ts step epoch path kind bytes sha256",
+    "samples": "run attempt ts step epoch index prompt seed path",
+    "stalls": "run attempt ts verdict evidence resume_checkpoint resume_step stacks",
+}
+
+
+def writer(outputs, name, source="trainer"):
+    (outputs / name).mkdir(exist_ok=True)
+    return EventLog(outputs / name, source)
+
+
+def step(log, number, attempt=1, **data):
+    log.append("train.step", {"step": number, "total_steps": 9, "epoch": 1, "loss": 1.0, **data}, attempt=attempt)
+
+
+@pytest.mark.parametrize("view", COLUMNS)
+def test_the_views_are_the_contracts(tmp_path, view):
+    with connect(tmp_path) as history:
+        found = [row["column_name"] for row in history.query(f"DESCRIBE {view}")]
+        assert found == COLUMNS[view].split()
+        assert history.query(f"SELECT * FROM {view}") == []
+        if "ts" in found:
+            assert history.query(f"SELECT column_type FROM (DESCRIBE {view}) WHERE column_name = 'ts'") == [
+                {"column_type": "TIMESTAMP"}
+            ]
+
+
+def test_the_runs_view_is_the_fold(tmp_path):
+    log = writer(tmp_path, "a")
+    config = log.append(
+        "config.saved", {"config": {"lora_name": "a", "base_model": "flux-mini", "concept_sentence": "ohwx"}}
+    )
+    request = log.append("run.requested", {"config": config.id, "resume_from": None})
+    log.append("run.tagged", {"tags": ["x", "y's"]})
+    log.append("run.started", {"request": request.id}, attempt=1)
+    step(log, 1)
+    step(log, 2, loss=0.5)
+    log.append("run.stalled", {"verdict": "gpu_idle", "evidence": {"a": 1}, "resume_checkpoint": None}, attempt=1)
+    with connect(tmp_path) as history:
+        (row,) = history.query("SELECT * FROM runs")
+        expected = run_row(fold("a", read_events(tmp_path / "a")))
+        assert row.pop("config") and expected.pop("config")
+        assert row == expected
+        assert (row["state"], row["stalls"], row["trigger"], row["best_loss"]) == ("stalled", 1, "ohwx", 0.5)
+        (stall,) = history.query("SELECT * FROM stalls")
+        assert (stall["verdict"], stall["evidence"]) == ("gpu_idle", '{"a":1}')
+
+
+def test_events_come_in_by_offset_and_only_once(tmp_path):
+    log = writer(tmp_path, "a")
+    with connect(tmp_path) as history:
+        assert not history.refresh()
+        for count in range(1, 6):
+            step(log, count)
+            assert history.refresh()
+            assert history.query("SELECT count(*) AS c, max(step) AS m FROM steps") == [{"c": count, "m": count}]
+        assert not history.refresh()
+        second = writer(tmp_path, "b")
+        step(second, 1)
+        history.refresh()
+        assert {row["run"] for row in history.query("SELECT run FROM runs")} == {"a", "b"}
+
+
+def test_a_half_written_line_is_taken_when_it_is_whole(tmp_path):
+    log = writer(tmp_path, "a")
+    step(log, 1)
+    file = tmp_path / "a" / "events.jsonl"
+    line = file.read_bytes()
+    with connect(tmp_path) as history:
+        with open(file, "ab") as raw:
+            raw.write(line[:40])
+        history.refresh()
+        assert history.query("SELECT count(*) AS c FROM events") == [{"c": 1}]
+        with open(file, "ab") as raw:
+            raw.write(line[40:])
+        history.refresh()
+        assert history.query("SELECT count(*) AS c FROM events") == [{"c": 2}]
+
+
+def test_another_writers_file_counts_too(tmp_path):
+    log = writer(tmp_path, "a")
+    step(log, 1)
+    with connect(tmp_path) as history:
+        with EventLog(tmp_path / "a", "trainer", stem="events.trainer-9-abcd") as other:
+            step(other, 2)
+        history.refresh()
+        assert history.query("SELECT max(step) AS m FROM steps") == [{"m": 2}]
+
+
+def test_deleted_and_renamed_runs_disappear(tmp_path):
+    for name in ("a", "b"):
+        step(writer(tmp_path, name), 1)
+    with connect(tmp_path) as history:
+        shutil.rmtree(tmp_path / "a")
+        (tmp_path / "b").rename(tmp_path / "c")
+        assert history.refresh()
+        assert history.query("SELECT run FROM runs") == [{"run": "c"}]
+        assert history.query("SELECT DISTINCT run FROM events") == [{"run": "c"}]
+        assert list(history.states) == ["c"]
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_another_run_of_the_same_name_replaces_the_first(tmp_path, longer):
+    log = writer(tmp_path, "a")
+    for number in (1, 2, 3):
+        step(log, number)
+    with connect(tmp_path) as history:
+        shutil.rmtree(tmp_path / "a")
+        log = writer(tmp_path, "a")
+        for number in range(11, 18 if longer else 12):
+            step(log, number)
+        history.refresh()
+        assert history.query("SELECT min(step) AS m, count(*) AS c FROM steps") == [{"m": 11, "c": 7 if longer else 1}]
+        # The same file, its content another's: the inode and a growing length alone would not tell.
+        other = (
+            (tmp_path / "a" / "events.jsonl")
+            .read_bytes()
+            .replace(b'"step":1', b'"step":2')
+            .replace(b"trainer-", b"trainer_")
+        )
+        (tmp_path / "a" / "events.jsonl").write_bytes(other + other)
+        history.refresh()
+        assert history.query("SELECT min(step) AS m FROM steps") == [{"m": 21}]
+        assert history.states["a"].step == (27 if longer else 21)
+
+
+def test_hidden_folders_and_strangers_are_no_runs(tmp_path):
+    step(writer(tmp_path, ".history"), 1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    with connect(tmp_path) as history:
+        assert history.query("SELECT * FROM runs") == []
+
+
+def test_after_a_resume_the_highest_attempt_counts_per_step(tmp_path):
+    log = writer(tmp_path, "a")
+    for number in (1, 2, 3, 4):
+        step(log, number, 1, loss=1.0)
+        log.append("sample.saved", {"step": number, "index": 0, "path": f"one{number}"}, attempt=1)
+        log.append("sample.saved", {"step": number, "index": 1, "path": f"one{number}b"}, attempt=1)
+    for number in (3, 4, 5):
+        step(log, number, 2, loss=2.0)
+    log.append("sample.saved", {"step": 4, "index": 0, "path": "two4"}, attempt=2)
+    with connect(tmp_path) as history:
+        rows = history.query("SELECT step, attempt, loss FROM steps ORDER BY step")
+        assert [(row["step"], row["attempt"], row["loss"]) for row in rows] == [
+            (1, 1, 1.0), (2, 1, 1.0), (3, 2, 2.0), (4, 2, 2.0), (5, 2, 2.0),
+        ]  # fmt: skip
+        assert history.query("SELECT count(*) AS c FROM events WHERE type = 'train.step'") == [{"c": 7}]
+        paths = [row["path"] for row in history.query("SELECT path FROM samples ORDER BY step, index")]
+        assert paths == ["one1", "one1b", "one2", "one2b", "one3", "one3b", "two4"]
+
+
+def test_odd_values_are_kept_as_far_as_they_go(tmp_path):
+    log = writer(tmp_path, "a")
+    step(log, 1, loss=math.nan, lr=math.inf, memory_gib="much", epoch="one", grad_norm=-math.inf)
+    log.append(
+        "gpu.sampled", {"index": 0, "utilization_percent": None, "power_watts": "nan", "throttle_reasons": ["x"]}
+    )
+    log.append("train.step", {"step": 2**63, "loss": True})
+    log.append("checkpoint.saved", {"step": 1, "path": "it's", "kind": "state", "bytes": 2**40})
+    with connect(tmp_path) as history:
+        row = history.query("SELECT * FROM steps WHERE step = 1")[0]
+        assert math.isnan(row["loss"]) and row["lr"] == math.inf and row["grad_norm"] == -math.inf
+        assert row["memory_gib"] is None and row["epoch"] is None
+        gpu = history.query("SELECT * FROM gpu")[0]
+        assert (
+            gpu["utilization_percent"] is None and math.isnan(gpu["power_watts"]) and gpu["throttle_reasons"] == '["x"]'
+        )
+        assert history.query("SELECT path, bytes FROM checkpoints") == [{"path": "it's", "bytes": 2**40}]
+        assert history.query("SELECT data->>'step' AS s FROM events WHERE type = 'train.step' ORDER BY n DESC")[0]["s"]
+
+
+def test_lines_that_do_not_parse_are_skipped(tmp_path):
+    log = writer(tmp_path, "a")
+    step(log, 1)
+    with open(tmp_path / "a" / "events.jsonl", "ab") as raw:
+        raw.write(b"nonsense\n\0\0\0\n{}\n")
+    step(log, 2)
+    with connect(tmp_path) as history:
+        assert history.query("SELECT count(*) AS c FROM events") == [{"c": 2}]
+
+
+def test_a_table_for_charts(tmp_path):
+    step(writer(tmp_path, "a"), 1)
+    with connect(tmp_path) as history:
+        assert history.table("SELECT step, loss FROM steps WHERE run = ?", ["a"]).to_pylist() == [
+            {"step": 1, "loss": 1.0}
+        ]
+
+
+def test_a_diverged_loss_is_never_the_best(tmp_path):
+    log = writer(tmp_path, "a")
+    for number, loss in enumerate((math.nan, -math.inf, 0.5, math.nan, 0.7), 1):
+        step(log, number, loss=loss)
+    with connect(tmp_path) as history:
+        assert history.query("SELECT best_loss, loss FROM runs") == [{"best_loss": 0.5, "loss": 0.7}]

@@ -1,0 +1,93 @@
+"""Uploads: what is wrong with a file is said by its name, the others come in."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from fluxcore.dataset import list_pictures
+from studio.uploads import plain_name, remove_picture, restore_picture, take_files
+
+
+def png(color: str = "red", size: int = 16) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of 60,000 × 60,000 pixels in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def take(folder, **files: bytes):
+    return take_files(folder, [(name.replace("__", "."), io.BytesIO(data)) for name, data in files.items()])
+
+
+def test_pictures_and_captions_come_in_whatever_their_order(tmp_path):
+    taken = take(tmp_path, a__txt=b"\xef\xbb\xbfa red square\n", a__png=png(), b__png=png("blue"))
+    assert (taken.pictures, taken.captions, taken.problems) == (2, 1, [])
+    assert [(picture.path.name, picture.caption) for picture in list_pictures(tmp_path)] == [
+        ("a.png", "a red square"),
+        ("b.png", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("cut.png", png(size=200)[:-60], "can't be read"),
+        ("bomb.png", bomb(), "too many pixels"),
+        ("fake.png", b"hello", "not a picture"),
+        ("notes.pdf", b"%PDF", "neither a picture"),
+        ("alone.txt", b"a caption", "without its picture"),
+        ("long.txt", b"x" * 100_000, "without its picture"),
+        ("empty.png", b"", "not a picture"),
+    ],
+    ids=["cut", "bomb", "fake", "pdf", "alone", "long", "empty"],
+)
+def test_a_bad_file_is_named_and_the_rest_kept(tmp_path, name, data, says):
+    taken = take_files(tmp_path, [("good.png", io.BytesIO(png())), (name, io.BytesIO(data))])
+    assert taken.pictures == 1
+    assert len(taken.problems) == 1 and name in taken.problems[0] and says in taken.problems[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["good.png"], "nothing half is left behind"
+
+
+def test_the_same_name_twice_keeps_the_first(tmp_path):
+    take(tmp_path, a__png=png("red"))
+    again = take(tmp_path, a__png=png("red"))
+    assert again.notes and not again.problems
+    other = take(tmp_path, a__png=png("blue"))
+    assert "a.png" in other.problems[0]
+    twin = take_files(tmp_path, [("A.jpg", io.BytesIO(png("blue")))])
+    assert "a.png has that name" in twin.problems[0], "they would share one caption file"
+    assert (tmp_path / "a.png").read_bytes() == png("red")
+
+
+def test_names_are_made_plain():
+    assert plain_name("C:\\pictures\\cat.png") == "cat.png"
+    assert plain_name("../../etc/cat.png") == "cat.png"
+    assert plain_name("...hidden.png") == "hidden.png"
+    assert plain_name("a\n\0b.png") == "ab.png"
+    assert plain_name("猫.png") == "猫.png"
+    assert len(plain_name("猫" * 300 + ".png").encode()) < 200
+    assert plain_name("") == "picture"
+
+
+def test_a_picture_taken_out_comes_back_with_its_caption(tmp_path):
+    take(tmp_path, a__png=png(), a__txt=b"a square")
+    remove_picture(tmp_path / "a.png")
+    assert list_pictures(tmp_path) == []
+    restore_picture(tmp_path, "a.png")
+    assert list_pictures(tmp_path)[0].caption == "a square"
