@@ -21,7 +21,7 @@ TABS = {
 def view(name: str, fast: bool) -> None:
     """The live part: only the open tab is drawn."""
     run = live_runs().get(name)
-    if run is None or run.state.is_live != fast:
+    if run is None or run.state.is_busy != fast:
         st.rerun()
     run_view.header(run)
     tabs = st.tabs(
@@ -77,5 +77,5 @@ if found is None:
 else:
     if not asked:
         st.query_params["name"] = found.name
-    live = found.state.is_live
+    live = found.state.is_busy
     st.fragment(view, run_every=1.0 if live else 10.0, key="run-view")(found.name, live)

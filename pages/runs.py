@@ -104,5 +104,5 @@ def listing() -> None:
 
 
 st.title("Runs", anchor=False)
-live = any(run.state.is_live for run in live_runs().all())
+live = any(run.state.is_busy for run in live_runs().all())
 st.fragment(listing, run_every=2.0 if live else 10.0, key="runs-list")()

@@ -9,8 +9,8 @@ from typing import Any
 from fluxcore.log import parse_ts
 from fluxcore.runs import resume_choice
 from fluxcore.runs.checkpoints import safetensors_problem
-from fluxcore.runs.fold import Attempt
 from fluxcore.runs.processes import Identity
+from fluxcore.runs.records import Attempt
 
 from .endings import explain, read_tail, was_stopped
 from .executor import Executor, Exit, Record

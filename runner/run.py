@@ -10,7 +10,7 @@ from typing import Any
 from fluxcore.config import defaults
 from fluxcore.log import Event, EventError, EventLog, FolderReader, format_ts
 from fluxcore.runs import RunFolder, RunState, refresh_ui_state
-from fluxcore.runs.fold import Attempt
+from fluxcore.runs.records import Attempt
 
 from .clock import Clock
 from .kill import TreeKill

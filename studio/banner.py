@@ -23,15 +23,16 @@ MOST_RECENT = 3
 
 def show() -> None:
     """Draw the banner; it keeps itself up to date, fast while something runs."""
-    fast = any(run.state.is_live for run in live_runs().all())
+    fast = any(run.state.is_busy for run in live_runs().all())
     st.fragment(_banner, run_every=LIVE_SECONDS if fast else IDLE_SECONDS, key="banner")(fast)
 
 
 def _banner(fast: bool) -> None:
     runs = live_runs().all()
     live = [run for run in runs if run.state.is_live]
-    if bool(live) != fast and st.session_state.get("banner.fast") != bool(live):
-        st.session_state["banner.fast"] = bool(live)
+    busy = any(run.state.is_busy for run in runs)
+    if busy != fast and st.session_state.get("banner.fast") != busy:
+        st.session_state["banner.fast"] = busy
         st.rerun()  # the pace of a fragment is set where it is called
     st.session_state["banner.fast"] = fast
     alive = runner_alive(default_outputs()) is not None
@@ -93,7 +94,7 @@ def _recent_row(run: LiveRun, first: bool) -> None:
         with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
             if state.state == "completed" and (url := weights_url(run)):
                 st.link_button("Download", url, key=f"banner-get-{run.name}", icon=":material/download:")
-            elif can_resume(run):
+            elif not state.is_busy and can_resume(run):
                 st.button(
                     "Resume",
                     key=f"banner-resume-{run.name}",

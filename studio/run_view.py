@@ -58,6 +58,8 @@ def _actions(run: LiveRun, shown: str) -> None:
             on_click=ask.start,
             args=(name,),
         )
+    elif state.is_busy:
+        pass  # a stalled attempt whose processes are being ended: nothing is granted before they are gone
     elif shown != "lost" and resume_choice(run.folder, state):
         st.button(
             "Resume", key="run-resume", icon=":material/play_arrow:", type="primary", on_click=ask.resume, args=(name,)
@@ -271,7 +273,7 @@ def checkpoints(run: LiveRun) -> None:
         )
         return
     chosen = resume_choice(run.folder, run.state)
-    may_resume = not run.state.is_live and bool(run.state.attempts)
+    may_resume = not run.state.is_busy and bool(run.state.attempts)
     for item in reversed(found):
         with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"checkpoint-{item.name}"):
             with st.container(width="stretch", gap="xsmall"):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fluxcore.log import Event
 from fluxcore.runs import fold
-from fluxcore.runs.fold import _HANDLERS, RunState
+from fluxcore.runs.fold import RunState
+from fluxcore.runs.transitions import TRANSITIONS
 
 CONFIG = {"enable_monitoring": True, "max_train_epochs": 2}
 
@@ -162,7 +163,7 @@ def test_a_loss_that_is_no_number_is_kept_and_never_the_best() -> None:
     assert str(state.loss) == "nan" and state.best_loss == 0.5
 
 
-TYPES = [*_HANDLERS, "gpu.made.up", "alert.sent"]
+TYPES = [*TRANSITIONS, "gpu.made.up", "alert.sent"]
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 20) | st.floats() | st.sampled_from(["nan", "", "cli-1:2", "x-state"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

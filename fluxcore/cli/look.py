@@ -153,7 +153,7 @@ def _follow(folder: RunFolder, show: Callable[[list[Any]], None]) -> None:
             for event in batch:
                 state.apply(event)
             show(batch)
-            live = state.is_live or state.live_attempt is not None or auto_resume_follows(state)
+            live = state.is_busy or auto_resume_follows(state)
             if not batch and (not live or _observed(state, folder.path.parent) == "lost"):
                 show([])
                 return

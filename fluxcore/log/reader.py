@@ -27,7 +27,7 @@ class LogReader:
     def _new(self) -> Iterator[Event]:
         try:
             file = open(self.path, "rb")  # noqa: SIM115
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         with file:
             status = os.fstat(file.fileno())

@@ -7,8 +7,9 @@ from fluxcore.config.names import is_valid_name, slugify
 
 from .checkpoints import CheckpointFile, find_state, list_checkpoints, resume_choice
 from .files import RunError, RunFolder, check_outputs, default_outputs, entry_names, free_run_name, list_run_folders
-from .fold import ENDED_STATES, LIVE_STATES, RunState, fold, seconds_between
+from .fold import RunState, fold, seconds_between
 from .load import load_all, load_run, unreadable
+from .records import ENDED_STATES, LIVE_STATES
 
 if TYPE_CHECKING:
     from .requests import (

@@ -68,9 +68,11 @@ def build_modules(corpus: Corpus) -> nn.ModuleDict:
     )
 
 
-def flow_stage(work: Path, steps: int, corpus: Corpus) -> Stage:
-    """The flow matching stage, resumed where its checkpoint stands."""
-    return Stage(work / "flow.pt", build_modules(corpus), steps, learning_rate=1e-3, weight_decay=0.01)
+def flow_stage(work: Path, steps: int, corpus: Corpus, begin: dict[str, nn.Module] | None = None) -> Stage:
+    """The flow matching stage, resumed where its checkpoint stands; it starts as `begin`, or untrained."""
+    modules = nn.ModuleDict(begin) if begin else build_modules(corpus)
+    modules.train().requires_grad_(True)
+    return Stage(work / "flow.pt", modules, steps, learning_rate=1e-3, weight_decay=0.01)
 
 
 def distil_stage(work: Path, steps: int, corpus: Corpus, teacher: nn.ModuleDict) -> Stage:
@@ -155,7 +157,7 @@ def train_flow(stage: Stage, corpus: Corpus) -> None:
     """Flow matching: predict noise - latents. The guidance embedding sees 1, which means: as the data is."""
 
     def loss_of(step: int) -> torch.Tensor:
-        batch = draw_batch(corpus, step, long_share=0.12)
+        batch = draw_batch(corpus, step, long_share=0.05)
         ones = torch.ones(BATCH)
         predicted = predict(stage.modules, batch.noisy, batch.sigma, ones, batch.clip_ids, batch.t5_ids)
         return (predicted - batch.velocity).square().mean()
@@ -168,7 +170,7 @@ def train_distil(stage: Stage, corpus: Corpus, teacher: nn.ModuleDict) -> None:
     teacher.requires_grad_(False).eval()
 
     def loss_of(step: int) -> torch.Tensor:
-        batch = draw_batch(corpus, step + 10_000_000, long_share=0.3)
+        batch = draw_batch(corpus, step + 10_000_000, long_share=0.2)
         generator = torch.Generator().manual_seed(SEED * 11 + step)
         low, high = GUIDANCE_RANGE
         guidance = low + (high - low) * torch.rand(BATCH, generator=generator)

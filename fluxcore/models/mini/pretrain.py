@@ -6,6 +6,9 @@
 Stages, each resumed from its checkpoint in the work folder: `vae`, `flow` (transformer and text encoders), `distil`
 (classifier-free guidance into the guidance embedding), `decoder` (the VAE's decoder goes on alone, which leaves the
 latents as they are), `export`. What the committed weights were made with is in MODEL_CARD.md beside this file.
+
+With `--start-from fluxcore/models/mini/pipeline` the finished weights are trained further: their VAE is kept, and
+`flow` begins with their transformer and text encoders instead of untrained ones.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
+from ..loading import load_pipeline
 from .emoji import Emoji, load_emoji
 from .export import PIPELINE, build_pipeline, export
 from .flow import Corpus, distil_stage, flow_stage, train_distil, train_flow
@@ -32,10 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints (ignored by git)")
     parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, in order")
-    parser.add_argument("--vae-steps", type=int, default=3500)
-    parser.add_argument("--flow-steps", type=int, default=8000)
-    parser.add_argument("--distil-steps", type=int, default=1200)
-    parser.add_argument("--decoder-steps", type=int, default=2500)
+    parser.add_argument("--start-from", type=Path, help="a pipeline folder whose weights are trained further")
+    parser.add_argument("--vae-steps", type=int, default=2600)
+    parser.add_argument("--flow-steps", type=int, default=6000)
+    parser.add_argument("--distil-steps", type=int, default=600)
+    parser.add_argument("--decoder-steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=PIPELINE)
     arguments = parser.parse_args()
@@ -49,21 +54,28 @@ def main() -> None:
 def run(arguments: argparse.Namespace, emoji: Emoji) -> None:
     """Run the wanted stages."""
     work, stages = arguments.work, arguments.stages.split(",")
-    first = vae_stage(work, arguments.vae_steps)
-    if "vae" in stages:
-        train_vae(first, emoji)
-    first.use_ema()
-    vae: AutoencoderKL = first.modules["vae"]  # type: ignore[assignment]
+    seconds: dict[str, float] = {}
+    start = load_pipeline(arguments.start_from) if arguments.start_from else None
+    if start:
+        vae: AutoencoderKL = start.vae
+    else:
+        first = vae_stage(work, arguments.vae_steps)
+        if "vae" in stages:
+            train_vae(first, emoji)
+        first.use_ema()
+        vae, seconds["vae"] = first.modules["vae"], first.seconds  # type: ignore[assignment]
     latents = set_shift_and_scale(vae, emoji)
     corpus = Corpus.of(
         latents, emoji.captions, build_clip_tokenizer(emoji.captions), build_t5_tokenizer(emoji.captions)
     )
-    flow = flow_stage(work, arguments.flow_steps, corpus)
+    begin = (
+        {"transformer": start.transformer, "clip": start.text_encoder, "t5": start.text_encoder_2} if start else None
+    )
+    flow = flow_stage(work, arguments.flow_steps, corpus, begin)
     if "flow" in stages:
         train_flow(flow, corpus)
     flow.use_ema()
-    seconds = {"vae": first.seconds, "flow": flow.seconds}
-    modules = flow.modules
+    modules, seconds["flow"] = flow.modules, flow.seconds
     if "distil" in stages or (work / "distil.pt").exists():
         distil = distil_stage(work, arguments.distil_steps, corpus, flow.modules)
         if "distil" in stages:
@@ -85,6 +97,7 @@ def run(arguments: argparse.Namespace, emoji: Emoji) -> None:
             "seconds": {stage: round(value) for stage, value in seconds.items()},
             "bytes": size,
             "torch": torch.__version__,
+            "started_from": str(arguments.start_from) if start else None,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         }
         (arguments.out / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")

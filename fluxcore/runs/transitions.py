@@ -1,0 +1,249 @@
+"""What each type of event does to a run's state. `RunState.apply` looks here; nothing else does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fluxcore.log import Event, number
+
+from .records import ENDED_STATES, Attempt, Checkpoint, Request
+
+if TYPE_CHECKING:
+    from .fold import RunState
+
+
+def _config_saved(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    before, state.config, state.config_id = state.config, dict(data["config"]), event.id
+    state.configs[event.id] = state.config
+    if not state.is_live and (not before or _monitored(before) != _monitored(state.config)):
+        state.monitoring = _monitored(state.config)
+
+
+def _monitored(config: dict[str, Any]) -> bool:
+    return bool(config.get("enable_monitoring", True))
+
+
+def _requested(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    if event.id in state.served:
+        return
+    config = str(data.get("config") or state.config_id)
+    request = Request(event.id, config, data.get("resume_from"), str(data.get("reason") or ""), event.ts)
+    state.requests.append(request)
+    if not state.is_live and state.live_attempt is None:
+        state._before_request = state.state, state.stop_requested
+        state.state = "queued"
+        if not request.is_automatic:
+            state.stop_requested = None
+            state.monitoring = _monitored(state.configs.get(config, state.config))
+        state.queue_position, state.waiting_for = None, ""
+
+
+def _refused(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    _settle(state, data.get("request"))
+    if state.spawning and state.spawning.get("request") == data.get("request"):
+        state.spawning = None
+    if state.state in ("queued", "starting") and not state.requests and state.live_attempt is None:
+        state.state, stop = state._before_request
+        state.stop_requested = state.stop_requested or stop
+
+
+def _settle(state: RunState, request_id: Any) -> Request | None:
+    """Take a request off the list; it is answered, whatever order its events come in."""
+    state.served.add(str(request_id))
+    found = next((request for request in state.requests if request.id == request_id), None)
+    state.requests = [request for request in state.requests if request.id != request_id]
+    return found
+
+
+def _queued(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.queue_position, state.waiting_for = data.get("position"), str(data.get("waiting_for") or "")
+
+
+def _spawning(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    again = state.spawning is not None and state.spawning.get("request") == data.get("request")
+    state.intents = state.intents + 1 if again else 1
+    state.spawning = {**data, "ts": event.ts}
+    state.last_attempt = max(state.last_attempt, int(data["attempt"]))
+    if state.state == "queued":
+        state.state = "starting"
+
+
+def _started(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    request = _settle(state, data.get("request"))
+    config = str(data.get("config") or (request.config if request else state.config_id))
+    attempt = Attempt(
+        number=event.attempt or len(state.attempts) + 1,
+        request=str(data.get("request") or ""),
+        started=event.ts,
+        pid=int(data.get("pid") or 0),
+        create_time=float(data.get("create_time") or 0),
+        boot_id=str(data.get("boot_id") or ""),
+        start_ticks=int(data.get("start_ticks") or 0),
+        shim_pid=int(data.get("shim_pid") or 0),
+        gpus=list(data.get("gpus") or []),
+        resume_from=data.get("resume_from"),
+        resume_step=data.get("resume_step"),
+        config=config,
+    )
+    state.attempts.append(attempt)
+    state.last_attempt, state.spawning = max(state.last_attempt, attempt.number), None
+    state.state = "stopping" if state.stop_requested else "starting"
+    state.started, state.ended = event.ts, None
+    state.step = attempt.resume_step or 0
+    state.reason = state.hint = state.tail = state.verdict = state.phase = ""
+    state.evidence, state.suspected, state.weights = {}, None, None
+    state.phase_done = state.phase_total = None
+    state.recent_seconds.clear()
+    if not attempt.resume_step:
+        state.best_loss = None
+
+
+def _stop_requested(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.stop_requested = event.id
+    if state.live_attempt:
+        state.state = "stopping"
+
+
+def _monitoring(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.monitoring = bool(data["enabled"])
+    if not state.monitoring:
+        state.suspected = None
+
+
+def _phase_started(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    if state.state == "starting":
+        state.state = "running"
+    state.phase, state.phase_unit = str(data["phase"]), str(data.get("unit") or "")
+    state.phase_total, state.phase_done, state.phase_started = number(data.get("total")), None, event.ts
+
+
+def _phase_progress(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.phase_done = number(data.get("done"))
+    state.phase_total = number(data.get("total")) or state.phase_total
+
+
+def _step(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    if state.state == "starting":
+        state.state = "running"
+    state.step, state.total_steps = int(data["step"]), int(data.get("total_steps") or state.total_steps)
+    state.epoch = int(data.get("epoch") or state.epoch)
+    state.loss, state.lr = number(data.get("loss")), number(data.get("lr"))
+    if state.loss is not None and math.isfinite(state.loss):  # a NaN would stay the best for ever
+        state.best_loss = state.loss if state.best_loss is None else min(state.best_loss, state.loss)
+    seconds = number(data.get("step_seconds"))
+    if seconds is not None and seconds >= 0:
+        state.recent_seconds.append(seconds)
+    state.images_per_second, state.memory_gib = number(data.get("images_per_second")), number(data.get("memory_gib"))
+    if attempt := state.live_attempt:
+        attempt.first_step = attempt.first_step or state.step
+        attempt.last_step = state.step
+
+
+def _checkpoint(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    path = str(data["path"])
+    state.checkpoints[path] = Checkpoint(
+        path, str(data["kind"]), int(data["step"]), int(data.get("epoch") or 0), int(data.get("bytes") or 0),
+        event.attempt or 0, event.ts,
+    )  # fmt: skip
+
+
+def _sample(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.samples.append({**data, "ts": event.ts, "attempt": event.attempt})
+
+
+def _gpu(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.gpus[str(data.get("uuid") or data.get("index"))] = {**data, "ts": event.ts}
+
+
+def _host(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.host = {**data, "ts": event.ts}
+
+
+def _suspected(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.suspected = {**data, "ts": event.ts}
+
+
+def _cleared(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.suspected = None
+
+
+def _end(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    outcome = event.type.removeprefix("run.")
+    attempt = state.live_attempt
+    if attempt:
+        attempt.ended, attempt.outcome = event.ts, event.type
+        state.spawning = None
+    elif state.attempt is None or state.state in ("queued", "starting"):
+        for request in list(state.requests):
+            _settle(state, request.id)
+    state.state, state.ended, state.suspected = outcome, event.ts, None
+    state.queue_position, state.waiting_for = None, ""
+    state.reason, state.hint = str(data.get("reason") or ""), str(data.get("hint") or "")
+    state.tail, state.verdict = str(data.get("tail") or ""), str(data.get("verdict") or "")
+    state.evidence = dict(data.get("evidence") or {})
+    if outcome == "completed":
+        state.weights = data.get("weights")
+        state.step = int(data.get("steps") or state.step)
+        state.resume_checkpoint = state.resume_step = None
+        return
+    state.resume_checkpoint, state.resume_step = data.get("resume_checkpoint"), data.get("resume_step")
+    if outcome == "stalled":
+        state.stalls += 1
+    elif outcome == "failed":
+        state.failures += 1
+
+
+def _killed(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    if state.attempt and event.attempt in (None, state.attempt.number):
+        state.attempt.killed = event.ts
+    if state.state in ENDED_STATES:  # after run.stalled it brings the checkpoint up to date
+        state.resume_checkpoint = data.get("resume_checkpoint", state.resume_checkpoint)
+        state.resume_step = data.get("resume_step", state.resume_step)
+
+
+def _titled(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.title = str(data["title"])
+
+
+def _tagged(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.tags = [str(tag) for tag in data["tags"]]
+
+
+def _noted(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.note = str(data["note"])
+
+
+def _archived(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.archived = bool(data.get("archived", True))
+
+
+TRANSITIONS: dict[str, Callable[[RunState, Event, dict[str, Any]], None]] = {
+    "config.saved": _config_saved,
+    "run.requested": _requested,
+    "request.refused": _refused,
+    "stop.requested": _stop_requested,
+    "monitoring.changed": _monitoring,
+    "run.queued": _queued,
+    "run.spawning": _spawning,
+    "run.started": _started,
+    "phase.started": _phase_started,
+    "phase.progress": _phase_progress,
+    "train.step": _step,
+    "sample.saved": _sample,
+    "checkpoint.saved": _checkpoint,
+    "gpu.sampled": _gpu,
+    "host.sampled": _host,
+    "stall.suspected": _suspected,
+    "stall.cleared": _cleared,
+    "run.stalled": _end,
+    "run.killed": _killed,
+    "run.completed": _end,
+    "run.failed": _end,
+    "run.stopped": _end,
+    "run.titled": _titled,
+    "run.tagged": _tagged,
+    "run.noted": _noted,
+    "run.archived": _archived,
+}
