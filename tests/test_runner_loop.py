@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fluxcore.runs import list_run_folders
 from tests.fakes import FakeGpus, World
 from tests.stub_trainer import save_state
+from tests.test_events_page import undocumented
 
 ENDS = {"run.completed", "run.failed", "run.stopped", "run.stalled"}
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    for folder in list_run_folders(tmp_path):
+        assert undocumented(folder.path, "runner", "cli") == []
 
 
 def test_a_request_becomes_a_trainer_and_a_completed_run(world: World) -> None:
@@ -402,6 +408,7 @@ def test_a_stop_of_a_run_that_stalls_is_not_followed_by_an_automatic_attempt(wor
     if when == "before the verdict":  # it lands in the log after the runner's last look
         evidence = {"evidence": {"seconds_without_progress": 30}}
         data = {"verdict": "silent", **evidence, "resume_checkpoint": "cat-step00000004-state", "resume_step": 4}
+        data["stacks"] = None
         world.stop("cat")
         world.runner.runs["cat"]._log.append("run.stalled", data, attempt=1)
     else:

@@ -21,6 +21,7 @@ from fluxcore.config import resolve_config
 from fluxcore.dataset import copy_dataset
 from fluxcore.log import read_events
 from fluxcore.runs import RunFolder, create_run, list_checkpoints, load_run, resume_choice
+from tests.test_events_page import undocumented
 
 ROOT = Path(__file__).resolve().parents[1]
 RISO = ROOT / "examples" / "riso"
@@ -98,6 +99,7 @@ def test_every_step_is_one_event_with_all_its_fields(finished: RunFolder) -> Non
     fields |= {"step_seconds", "images_per_second", "memory_gib"}
     assert all(set(data) == fields and None not in data.values() for data in steps)
     assert all(event.attempt == 1 for event in read_events(finished.path) if event.source == "trainer")
+    assert undocumented(finished.path, "trainer", "cli") == []
 
 
 def test_phases_follow_each_other_and_train_is_announced_again(finished: RunFolder) -> None:

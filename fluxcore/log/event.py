@@ -12,34 +12,12 @@ from typing import Any
 
 import orjson
 
+from .catalog import TYPES
+
 VERSION = 1
 MAX_LINE_BYTES = 256 * 1024
 
-DURABLE_TYPES = frozenset(
-    {
-        "config.saved",
-        "run.requested",
-        "request.refused",
-        "stop.requested",
-        "sample.requested",
-        "save.requested",
-        "monitoring.changed",
-        "run.queued",
-        "run.spawning",
-        "run.started",
-        "run.adopted",
-        "checkpoint.saved",
-        "run.stalled",
-        "run.killed",
-        "run.completed",
-        "run.failed",
-        "run.stopped",
-        "run.noted",
-        "run.titled",
-        "run.tagged",
-        "run.archived",
-    }
-)
+DURABLE_TYPES = frozenset(type.name for type in TYPES if type.durable)
 """Types that are on the disk (fdatasync) before the append returns; the others are handed to the kernel."""
 
 

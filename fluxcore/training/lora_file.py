@@ -6,13 +6,12 @@ length, a JSON header (with the metadata, strings only, under `__metadata__`), t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fluxcore.runs.atomic import write_atomic
 from fluxcore.training.lora_keys import LoraFormat, LoraFormatError, detect_format, to_diffusers, to_sd_scripts
 
 FileFormat = Literal["sd-scripts", "diffusers"]
@@ -79,7 +79,7 @@ def save_lora(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metad
     header["__metadata__"] = _with_hashes(metadata, hashlib.sha256(blob[start:]).hexdigest())
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors' bytes start at a multiple of 8
-    _replace_file(Path(path), (len(text).to_bytes(8, "little"), text, blob[start:]))
+    write_atomic(Path(path), (len(text).to_bytes(8, "little"), text, blob[start:]))
 
 
 def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[str], to: FileFormat) -> LoraFormat:
@@ -99,7 +99,7 @@ def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[st
     tensors, metadata = read_lora(in_path)
     found = detect_format(tensors)
     if found == to:
-        _replace_file(Path(out_path), (Path(in_path).read_bytes(),))
+        write_atomic(Path(out_path), Path(in_path).read_bytes())
         return found
     try:
         converted = to_sd_scripts(tensors) if to == "sd-scripts" else to_diffusers(tensors)
@@ -157,23 +157,3 @@ def _with_hashes(metadata: Mapping[str, str], sha256: str) -> dict[str, str]:
     if any(key.startswith("modelspec.") for key in result):
         result["modelspec.hash_sha256"] = f"0x{sha256}"
     return result
-
-
-def _replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with open(aside, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself, should the power fail
-    finally:
-        os.close(folder)

@@ -12,12 +12,11 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from fluxcore.config import parse_config
 from fluxcore.errors import UserError
-from fluxcore.models.loading import PromptEmbedding, load_pipeline, locate
+from fluxcore.models.loading import TextSide, load_image_side, locate
 from fluxcore.models.registry import find_model
 from fluxcore.runs import load_run
 
@@ -32,22 +31,15 @@ LABEL = 20
 MARGIN = 64
 
 
-def encode(pipeline: FluxPipeline, prompts: list[SamplePrompt], tokens: int) -> dict[str, PromptEmbedding]:
-    """The embeddings of the prompts and of their negatives."""
-    embeddings = {}
-    for text in {text for prompt in prompts for text in (prompt.text, prompt.negative)}:
-        with torch.no_grad():
-            sequence, pooled, _ = pipeline.encode_prompt(text, None, max_sequence_length=tokens)
-        embeddings[text] = PromptEmbedding(pooled[0], sequence[0])
-    return embeddings
-
-
 def before_and_after(
     base: Path, lora: Path, prompts: list[SamplePrompt], tokens: int, resolution: int, seed: int
 ) -> tuple[list[Image.Image], list[Image.Image]]:
     """The prompts drawn by the base at `base`, and by the base with `lora` loaded as diffusers loads it."""
-    pipeline = load_pipeline(base)
-    embeddings = encode(pipeline, prompts, tokens)
+    cpu = torch.device("cpu")
+    text = TextSide(base, tokens, torch.float32, cpu)
+    embeddings = {words: text.encode(words) for prompt in prompts for words in (prompt.text, prompt.negative)}
+    del text
+    pipeline = load_image_side(base, torch.float32, cpu)
 
     def row() -> list[Image.Image]:
         seeds = (seed + i if prompt.seed is None else prompt.seed for i, prompt in enumerate(prompts))

@@ -1,0 +1,357 @@
+"""Every type of event that FluxGym writes, with its fields: the source of `docs/events.md` and of DURABLE_TYPES.
+
+python -m fluxcore.log.catalog > docs/events.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key of an event's `data`: what it holds, in which unit, and an example of it.
+
+    `maybe`: its value may be null. `optional`: the key itself may be missing.
+    """
+
+    name: str
+    meaning: str
+    example: Any
+    unit: str = ""
+    maybe: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class EventType:
+    """One type of event. `durable`: on the disk (fdatasync) before the append returns."""
+
+    name: str
+    by: str
+    meaning: str
+    fields: tuple[Field, ...]
+    durable: bool = False
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """The data of one such event."""
+        return {field.name: field.example for field in self.fields}
+
+
+_PEOPLE = "app, cli, api"
+_STATE = "my-cat-000004-state"
+_RESUME = (
+    Field(
+        "resume_checkpoint", "the state folder that a resume would take, validated at that moment", _STATE, maybe=True
+    ),
+    Field("resume_step", "that state's step", 480, "optimizer steps", maybe=True),
+)
+_REASON = Field("reason", "why, in a word", "user")
+_EVIDENCE = {
+    "phase": "train",
+    "steps": 480,
+    "seconds_without_progress": 301.2,
+    "limit_seconds": 300.0,
+    "stall_seconds": 300,
+    "longest_step_seconds": 2.41,
+    "gpu_idle_seconds": 300.4,
+}
+_VERDICT = (
+    Field("verdict", "`gpu_idle`, `no_progress` or `silent`", "gpu_idle"),
+    Field("evidence", "every input of the decision; times in seconds", _EVIDENCE),
+)
+_IDENTITY = (
+    Field("create_time", "when that process started", 1795464075.12, "epoch seconds", optional=True),
+    Field(
+        "boot_id", "the machine's boot, so that a pid of before a restart is told apart", "5f0c6a1e-…", optional=True
+    ),
+    Field(
+        "start_ticks", "its start as the kernel counts, which no clock change alters", 123456, "ticks", optional=True
+    ),
+)
+
+TYPES: tuple[EventType, ...] = (
+    EventType(
+        "config.saved",
+        _PEOPLE,
+        "a config, whole; the newest one counts for the next request",
+        (
+            Field("config", "every setting, see the schema in `fluxcore/config`", {"lora_name": "my-cat"}),
+            Field("touched", "in a draft: the settings that a person changed", ["lora_name"], optional=True),
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.requested",
+        f"{_PEOPLE}, runner",
+        "a start or a resume; the runner asks for its automatic ones itself",
+        (
+            Field("config", "the `config.saved` that it means, as `writer:n`", "app-4711-3f2a:1"),
+            Field("resume_from", 'null (fresh), `"latest"`, or a state folder', "latest", maybe=True),
+            _REASON,
+        ),
+        durable=True,
+    ),
+    EventType(
+        "request.refused",
+        "runner",
+        "a request that came too late or can't be served",
+        (
+            Field("request", "the request, as `writer:n`", "app-4711-3f2a:2"),
+            Field("reason", "why, in a sentence", "my-cat is already running"),
+        ),
+        durable=True,
+    ),
+    EventType("stop.requested", _PEOPLE, "a person wants the run to end; a state is saved first", (_REASON,), True),
+    EventType("sample.requested", _PEOPLE, "a person wants the samples drawn now", (_REASON,), True),
+    EventType("save.requested", _PEOPLE, "a person wants a checkpoint saved now", (_REASON,), True),
+    EventType(
+        "monitoring.changed",
+        _PEOPLE,
+        "verdicts and kills switched off or on; sampling goes on either way",
+        (Field("enabled", "whether stalls are judged", False),),
+        durable=True,
+    ),
+    EventType(
+        "run.queued",
+        "runner",
+        "the run's place among those that wait",
+        (
+            Field("request", "the request that waits", "app-4711-3f2a:2"),
+            Field("position", "from 1", 1, "places"),
+            Field("waiting_for", "what has to become free", "a free GPU"),
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.spawning",
+        "runner",
+        "the intent, written before anything is started: a kill here neither loses nor doubles a trainer",
+        (
+            Field("request", "the request to serve", "app-4711-3f2a:2"),
+            Field("attempt", "the attempt that it will be", 1),
+            Field("config", "the `config.saved` that it uses", "app-4711-3f2a:1"),
+            Field("resume_from", "the state folder to begin from", None, maybe=True),
+            Field("resume_step", "that state's step", None, "optimizer steps", maybe=True),
+            Field("gpus", "uuids of the GPUs given to it", ["GPU-2f9c"]),
+            Field("env", "environment variables for the trainer", {"CUDA_VISIBLE_DEVICES": "GPU-2f9c"}),
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.started",
+        "runner",
+        "an attempt's trainer lives",
+        (
+            Field("request", "the request that it serves; each is served at most once", "app-4711-3f2a:2"),
+            Field("config", "the `config.saved` that it uses", "app-4711-3f2a:1"),
+            Field("pid", "the trainer", 4801),
+            *_IDENTITY,
+            Field("shim_pid", "its parent, which writes its exit down", 4800, maybe=True),
+            Field("argv", "its command line", ["python", "-m", "fluxcore.training", "--run", "my-cat"]),
+            Field("gpus", "uuids of the GPUs given to it", ["GPU-2f9c"]),
+            Field("host", "the machine's name", "pod-17"),
+            Field("resume_from", "the state folder that it begins from", None, maybe=True),
+            Field("resume_step", "that state's step", None, "optimizer steps", maybe=True),
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.adopted",
+        "runner",
+        "a new runner found the trainer alive and takes over",
+        (Field("pid", "the trainer", 4801), Field("runner_pid", "the runner", 5120)),
+        durable=True,
+    ),
+    EventType(
+        "phase.started",
+        "trainer",
+        "what it does from here on; after a sample or a save `train` is announced again",
+        (
+            Field("phase", "`download` `load` `cache` `train` `sample` `save` `export`", "cache"),
+            Field("total", "how much there is to do", 22, "`unit`", maybe=True),
+            Field("unit", "what is counted", "pictures", maybe=True),
+        ),
+    ),
+    EventType(
+        "phase.progress",
+        "trainer",
+        "counted progress, at most twice a second",
+        (
+            Field("phase", "the phase that moves", "cache"),
+            Field("done", "how much is done", 11, "`unit` of the phase"),
+            Field("total", "of how much", 22, "`unit` of the phase", maybe=True),
+        ),
+    ),
+    EventType(
+        "train.step",
+        "trainer",
+        "one optimizer step; none is left out",
+        (
+            Field("step", "finished steps over all attempts, from 1", 480, "optimizer steps"),
+            Field("total_steps", "planned", 960, "optimizer steps"),
+            Field("epoch", "from 1", 8, "epochs"),
+            Field("loss", 'of this step; "nan", "inf", "-inf" where it is not finite', 0.1234),
+            Field("lr", "learning rate", 0.0008),
+            Field("grad_norm", "norm of the gradient before clipping", 0.42),
+            Field("step_seconds", "on a monotonic clock", 1.12, "seconds"),
+            Field("images_per_second", "pictures by `step_seconds`", 0.89, "1/s", maybe=True),
+            Field(
+                "memory_gib",
+                "most memory of the GPU allocated so far; of the process on a CPU",
+                10.4,
+                "GiB",
+                maybe=True,
+            ),
+        ),
+    ),
+    EventType(
+        "sample.saved",
+        "trainer",
+        "a sample picture is whole on the disk",
+        (
+            Field("step", "when it was drawn", 480, "optimizer steps"),
+            Field("epoch", "when it was drawn", 8, "epochs"),
+            Field("index", "which prompt, from 0", 0),
+            Field("prompt", "its text, flags included", "my c4t on a chair --s 20"),
+            Field("seed", "of its noise", 42),
+            Field("path", "the picture", "sample/my-cat_000480_00_20261123200115_42.png"),
+        ),
+    ),
+    EventType(
+        "checkpoint.saved",
+        "trainer",
+        "a checkpoint is whole on the disk",
+        (
+            Field("step", "of the checkpoint", 480, "optimizer steps"),
+            Field("epoch", "of the checkpoint", 4, "epochs"),
+            Field("path", "the file, or the state folder", "my-cat-000004.safetensors"),
+            Field("kind", "`state` (to resume from) or `weights` (the LoRA)", "weights"),
+            Field("bytes", "its size", 19_300_000, "bytes"),
+            Field("sha256", "of weights", "9f86d081…", optional=True),
+        ),
+        durable=True,
+    ),
+    EventType(
+        "gpu.sampled",
+        "runner",
+        "one GPU of the run; null is not known, never 0",
+        (
+            Field("index", "NVML's", 0),
+            Field("uuid", "NVML's", "GPU-2f9c", maybe=True),
+            Field("name", "the model", "NVIDIA RTX A5000", maybe=True),
+            Field("utilization_percent", "as NVML has it", 97, "%", maybe=True),
+            Field("memory_used_gib", "by all its processes", 10.9, "GiB", maybe=True),
+            Field("memory_total_gib", "of the GPU", 24.0, "GiB", maybe=True),
+            Field("power_watts", "drawn now", 214.3, "W", maybe=True),
+            Field("power_limit_watts", "enforced", 230.0, "W", maybe=True),
+            Field("temperature_c", "of the chip", 71, "°C", maybe=True),
+            Field("throttle_reasons", "why its clock is held down", ["power_cap"], maybe=True),
+        ),
+    ),
+    EventType(
+        "host.sampled",
+        "runner",
+        "the attempt's process tree, and the machine around it",
+        (
+            Field("cpu_percent", "of one core, since the last sample", 104.0, "%", maybe=True),
+            Field("rss_gib", "resident memory of the tree", 6.2, "GiB", maybe=True),
+            Field("read_bytes", "from disks so far", 24_000_000_000, "bytes", maybe=True),
+            Field("write_bytes", "to disks so far", 120_000_000, "bytes", maybe=True),
+            Field("disk_free_gib", "where the run lies", 41.7, "GiB", maybe=True),
+            Field("memory_available_gib", "of the machine or its container", 18.3, "GiB", maybe=True),
+        ),
+    ),
+    EventType("stall.suspected", "runner", "half of a limit has passed without progress", _VERDICT),
+    EventType("stall.cleared", "runner", "it moves again", _VERDICT),
+    EventType(
+        "run.stalled",
+        "runner",
+        "the attempt made no progress for too long and is being ended; `run.killed` follows",
+        (
+            *_VERDICT,
+            *_RESUME,
+            Field("stacks", "the trainer's stacks, in a side file", ".attempts/1/stacks.txt", maybe=True),
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.killed",
+        "runner",
+        "its process tree is gone",
+        (
+            Field("pids", "whom a signal was sent to", [4801, 4822]),
+            Field("signals", "in order", ["SIGTERM", "SIGKILL"]),
+            Field("seconds", "how long it took", 60.2, "seconds"),
+            Field("survivors", "empty", []),
+            *_RESUME,
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.completed",
+        "runner",
+        "exit 0 and the LoRA is whole",
+        (
+            Field("weights", "the LoRA", "my-cat.safetensors"),
+            Field("steps", "finished", 960, "optimizer steps"),
+            Field("seconds", "of this attempt", 1102.4, "seconds"),
+            Field("final_loss", "of the last step", 0.1187, maybe=True),
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.failed",
+        "runner",
+        "the attempt broke off",
+        (
+            Field("exit_code", "null where nobody saw it", 6, maybe=True),
+            Field("signal", "that ended it", None, maybe=True),
+            Field(
+                "reason",
+                "`oom_gpu` `oom_host` `disk_full` `bad_config` `bad_data` `download` `nan_loss` `killed`"
+                " `crash` `lost`",
+                "oom_gpu",
+            ),
+            Field("hint", "what to do, in a sentence", "Choose a smaller memory preset, then resume."),
+            Field("tail", "the last lines of `train.log`", "CUDA out of memory …"),
+            *_RESUME,
+        ),
+        durable=True,
+    ),
+    EventType(
+        "run.stopped",
+        "runner",
+        "the attempt, or the waiting request, was stopped as asked",
+        (
+            Field("reason", "`user`, `disk_low` or `shutdown`", "user"),
+            Field("step", "how far it came", 512, "optimizer steps"),
+            *_RESUME,
+        ),
+        durable=True,
+    ),
+    EventType("run.noted", _PEOPLE, "a note on the run", (Field("note", "its text", "the good one"),), True),
+    EventType("run.titled", _PEOPLE, "a title to show for the name", (Field("title", "its text", "Cat, v2"),), True),
+    EventType("run.tagged", _PEOPLE, "the run's tags, all of them", (Field("tags", "texts", ["cat", "keep"]),), True),
+    EventType(
+        "run.archived",
+        _PEOPLE,
+        "out of sight, or back",
+        (Field("archived", "whether it is", True, optional=True),),
+        True,
+    ),
+    EventType(
+        "runner.started",
+        "runner",
+        "in `outputs/.events.jsonl`: a runner serves this folder",
+        (Field("pid", "the runner", 5120), Field("version", "FluxGym's", "0.1.0"), *_IDENTITY),
+    ),
+    EventType(
+        "runner.ended",
+        "runner",
+        "in `outputs/.events.jsonl`: it left in good order, or with an error",
+        (Field("pid", "the runner", 5120), Field("error", "what it broke off with", None, maybe=True)),
+    ),
+)
