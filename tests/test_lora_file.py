@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fluxcore.training import lora_file
 from fluxcore.training.lora_file import convert_lora, read_lora, save_lora
 from fluxcore.training.lora_keys import LoraFormatError, to_diffusers, to_sd_scripts
 from fluxcore.training.lora_metadata import TrainingInfo, count_tags, sd_scripts_metadata
