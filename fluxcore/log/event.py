@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,8 +26,7 @@ class EventError(ValueError):
     """An event that can't be written, or a line that is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One line of an event log. `ts` is UTC with microseconds, `n` counts from 1 per writer and run."""
 
     ts: str
@@ -35,7 +35,7 @@ class Event:
     source: str
     writer: str
     n: int
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any]
     attempt: int | None = None
     v: int = VERSION
 
@@ -52,7 +52,13 @@ class Event:
 
 def utc_now() -> str:
     """The current time as the log writes it: `2026-11-23T20:01:15.123456Z`."""
-    return format_ts(datetime.now(UTC))
+    second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_format_second(second)}.{nanoseconds // 1000:06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _format_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def format_ts(moment: datetime) -> str:

@@ -7,6 +7,7 @@ first if it does not; a short write (a disk that fills) is cut off again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -52,8 +53,11 @@ class EventLog:
         self.now = now
         self._lock_deadline = lock_deadline
         self._stem = stem
-        self._path = folder / f"{stem}.jsonl"
+        self._path = os.path.join(folder, f"{stem}.jsonl")
         self._fd: int | None = None
+        self._identity = (0, 0)
+        self._end = -1
+        """Where our last line ended: as long as the file does too, it ends in a newline."""
         self._alone = False
         self._n = 0
 
@@ -89,8 +93,9 @@ class EventLog:
     def close(self) -> None:
         """Close the file; a later append opens it again."""
         if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+            fd, self._fd, self._end = self._fd, None, -1
+            with contextlib.suppress(OSError):  # the descriptor is given back in any case
+                os.close(fd)
 
     def __enter__(self) -> EventLog:
         return self
@@ -99,70 +104,66 @@ class EventLog:
         self.close()
 
     def _write(self, line: bytes, durable: bool) -> None:
-        fd = self._open()
-        locked = False
-        if not self._alone:
+        while True:
+            fd = self._open()
             try:
-                locked = self._lock(fd)
+                locked = not self._alone and self._lock(fd)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-                fd = self._go_alone()
-        try:
-            if locked or self._alone:
-                self._write_checked(fd, line, durable)
-            else:  # the holder is stopped: don't wait for ever; a leading newline keeps this line whole
-                self._write_all(fd, b"\n" + line, None)
-                if durable:
-                    os.fdatasync(fd)
-        finally:
-            if locked:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-
-    def _go_alone(self) -> int:
-        """No locks here (some network file systems): go on in a file of this writer's own, which needs none."""
-        self.close()
-        self._alone = True
-        self._path = self.folder / f"{self._stem}.{self.writer}.jsonl"
-        return self._open()
-
-    def _write_checked(self, fd: int, line: bytes, durable: bool) -> None:
-        size = os.fstat(fd).st_size
-        if size and os.pread(fd, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        self._write_all(fd, line, size)
-        if durable:
+                self._go_alone()
+                continue
             try:
-                os.fdatasync(fd)
-            except OSError:
-                if not self._take_back(fd, size, len(line)):
-                    self._n += 1  # it stays there, unacknowledged, and its number is used
-                raise
+                size = self._size()
+                if size is not None:
+                    # Without the lock (its holder is stopped) others may write too: nothing can be taken back.
+                    self._put(fd, line, size if locked or self._alone else None, durable)
+                    return
+            finally:
+                if locked:
+                    self._unlock(fd)
+            self.close()  # it was replaced or removed: never write into a file that nobody can see
 
-    @staticmethod
-    def _write_all(fd: int, line: bytes, size: int | None) -> None:
+    def _put(self, fd: int, line: bytes, size: int | None, durable: bool) -> None:
+        """Write `line` at the end of the file, which is `size` bytes long; a leading newline closes a torn tail."""
+        if size is None or (size and size != self._end and os.pread(fd, 1, size - 1) != b"\n"):
+            line = b"\n" + line
+        self._end = -1
         written = 0
         try:
-            written = os.write(fd, line)
-            while written < len(line):  # a short write: the next one says why
-                more = os.write(fd, line[written:])
-                if more == 0:
-                    raise OSError(errno.ENOSPC, "no space left on the disk of the event log")
+            while written < len(line):  # after a short write the next one says why
+                more = os.write(fd, line[written:] if written else line)
+                if not more:
+                    raise OSError(errno.ENOSPC, "No space left on device")
                 written += more
+            if durable:
+                os.fdatasync(fd)
         except OSError:
-            if size is not None and written:
-                EventLog._take_back(fd, size, written)
+            if self._may_be_read(fd, line, size, written):
+                self._n += 1  # nobody was promised it, but its number is used
             raise
+        if size is not None:
+            self._end = size + len(line)
 
     @staticmethod
-    def _take_back(fd: int, size: int, written: int) -> bool:
-        """Cut off the last write, unless somebody who did not wait for the lock wrote behind it meanwhile."""
-        if os.fstat(fd).st_size != size + written:
-            return False
-        os.ftruncate(fd, size)
-        return True
+    def _may_be_read(fd: int, line: bytes, size: int | None, written: int) -> bool:
+        """Cut off what a failed append left, unless somebody who did not wait for the lock wrote behind it.
+
+        True where the line stays there whole, or that can't be told.
+        """
+        if size is None:
+            return written >= len(line) - 1
+        try:
+            left = os.pread(fd, len(line) + 1, size)
+            if line.startswith(left):
+                os.ftruncate(fd, size)
+                return False
+            return left.startswith(line)
+        except OSError:
+            return True
 
     def _lock(self, fd: int) -> bool:
+        """Take the lock; False where its holder keeps it past the deadline."""
         deadline = None
         while True:
             try:
@@ -175,17 +176,32 @@ class EventLog:
                     return False
                 time.sleep(0.001)
 
+    def _unlock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            self.close()  # which gives the lock back too; what was written is written
+
+    def _go_alone(self) -> None:
+        """No locks here (some network file systems): go on in a file of this writer's own, which needs none."""
+        self.close()
+        self._alone = True
+        self._path = os.path.join(self.folder, f"{self._stem}.{self.writer}.jsonl")
+
     def _open(self) -> int:
-        if self._fd is not None:
-            try:
-                there, ours = os.stat(self._path), os.fstat(self._fd)
-                if (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev):
-                    return self._fd
-            except FileNotFoundError:
-                pass
-            self.close()  # the file was replaced or removed: never write into a file that nobody can see
-        self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            status = os.fstat(self._fd)
+            self._identity = status.st_ino, status.st_dev
         return self._fd
+
+    def _size(self) -> int | None:
+        """Bytes of the log; None where its path leads to another file by now, or to none."""
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return there.st_size if (there.st_ino, there.st_dev) == self._identity else None
 
 
 class PatientLog:
