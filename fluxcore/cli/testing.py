@@ -38,11 +38,11 @@ def test(context: typer.Context) -> int:
 
 def bench(context: typer.Context, name: str) -> int:
     """Print one of the project's figures (see benchmarks/); further arguments go to it."""
-    known = sorted(file.stem for file in (PROJECT_ROOT / "benchmarks").glob("[a-z]*.py"))
+    known = sorted(file.stem.replace("_", "-") for file in (PROJECT_ROOT / "benchmarks").glob("[a-z]*.py"))
     if name not in known:
         raise UserError(f"there is no benchmark {name!r}; there are {', '.join(known)}")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
-    command = [sys.executable, "-m", f"benchmarks.{name}", *context.args]
+    command = [sys.executable, "-m", f"benchmarks.{name.replace('-', '_')}", *context.args]
     return subprocess.run(command, cwd=PROJECT_ROOT, env=environment).returncode
 
 

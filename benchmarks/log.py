@@ -1,0 +1,155 @@
+"""`./fluxgym bench log`: how fast one process appends step events in safe mode (lock, tail check), and reads them back.
+
+`--peers` measures trackio and TensorBoard's writer beside it, each in an environment of its own under `.work/peers`
+(it installs them: a network or a package index is needed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fluxcore.history import History
+from fluxcore.log import EventLog, LogReader
+from fluxcore.runs.files import PROJECT_ROOT
+
+PEERS = PROJECT_ROOT / ".work" / "peers"
+SCALARS = 100_000
+
+PEER_SCRIPTS = {
+    "trackio": """
+import json, os, sys, tempfile, time
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp()
+import pandas, trackio
+from trackio.sqlite_storage import SQLiteStorage
+n = int(sys.argv[1])
+started = time.perf_counter()
+run = trackio.init(project="bench", name="run", embed=False)
+for i in range(n):
+    trackio.log({"loss": 1 / (i + 1)}, step=i)
+trackio.finish()
+wrote = time.perf_counter() - started
+started = time.perf_counter()
+frame = pandas.DataFrame(SQLiteStorage.get_logs("bench", "run"))
+read = time.perf_counter() - started
+print(json.dumps({"rows": len(frame), "wrote": wrote, "read": read}))
+""",
+    "tensorboard": """
+import json, sys, tempfile, time
+import pandas
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+n, folder = int(sys.argv[1]), tempfile.mkdtemp()
+started = time.perf_counter()
+writer = EventFileWriter(folder)
+for i in range(n):
+    value = Summary.Value(tag="loss", simple_value=1 / (i + 1))
+    writer.add_event(Event(wall_time=time.time(), step=i, summary=Summary(value=[value])))
+writer.close()
+wrote = time.perf_counter() - started
+started = time.perf_counter()
+found = EventAccumulator(folder, size_guidance={"scalars": 0}).Reload().Scalars("loss")
+frame = pandas.DataFrame(found)
+read = time.perf_counter() - started
+print(json.dumps({"rows": len(frame), "wrote": wrote, "read": read}))
+""",
+}
+PEER_PACKAGES = {"trackio": ["trackio", "pandas"], "tensorboard": ["tensorboard", "pandas"]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--events", type=int, default=200_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fluxgym-bench-") as place:
+        append(Path(place), arguments.events)
+    ours = {"rows": SCALARS, **write_and_read()}
+    rows = {"FluxGym": ours}
+    if arguments.peers:
+        rows |= {name: peer(name) for name in PEER_SCRIPTS}
+    table = Table(title=f"{SCALARS:,} scalars, written and read back into a frame ({platform.processor() or 'cpu'})")
+    for column in ("", "written /s", "× ours", "read back", "× ours"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"{row['rows'] / row['wrote']:,.0f}",
+            f"{ours['wrote'] / row['wrote']:.2f}",
+            f"{row['read'] * 1000:,.0f} ms",
+            f"{row['read'] / ours['read']:.1f}",
+        )
+    Console().print(table)
+    return 0
+
+
+def append(folder: Path, count: int) -> None:
+    """Print the rate and the latencies of appends of about 190 bytes; each is timed, which costs a little."""
+    data = {"step": 1, "total_steps": 960, "loss": 0.1234}
+    log = EventLog(folder, "trainer", run="my-cat", attempt=1)
+    clock: Callable[[], int] = time.perf_counter_ns
+    taken = []
+    started = time.perf_counter()
+    for step in range(count):
+        before = clock()
+        data["step"] = step
+        log.append("train.step", data)
+        taken.append(clock() - before)
+    seconds = time.perf_counter() - started
+    taken.sort()
+    size = (folder / "events.jsonl").stat().st_size / count
+    reader = LogReader(folder / "events.jsonl")
+    assert len(reader.read_new()) == count and not reader.bad_lines
+    print(
+        f"append, one process, {size:.0f} bytes, lock and tail check: {count / seconds:,.0f}/s (at least 150,000); "
+        f"p50 {taken[count // 2] / 1000:.1f} µs, p99 {taken[count * 99 // 100] / 1000:.1f} µs (at most 15)"
+    )
+
+
+def write_and_read() -> dict[str, float]:
+    """Seconds for SCALARS steps into a log, and from the log into a pandas frame."""
+    with tempfile.TemporaryDirectory(prefix="fluxgym-bench-") as place:
+        folder = Path(place) / "run"
+        folder.mkdir()
+        started = time.perf_counter()
+        with EventLog(folder, "trainer", attempt=1) as log:
+            for i in range(SCALARS):
+                log.append("train.step", {"step": i, "loss": 1 / (i + 1)})
+        wrote = time.perf_counter() - started
+        import pandas  # noqa: F401  the peers' import is not in their figure either
+
+        started = time.perf_counter()
+        with History(Path(place)) as history:
+            history.refresh()
+            frame = history.table("SELECT step, ts, loss FROM steps ORDER BY step").to_pandas()
+        read = time.perf_counter() - started
+        assert len(frame) == SCALARS
+    return {"wrote": wrote, "read": read}
+
+
+def peer(name: str) -> dict[str, float]:
+    """The same with a peer, in its own environment."""
+    python = PEERS / name / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEERS / name)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEER_PACKAGES[name]], check=True)
+    done = subprocess.run(
+        [str(python), "-c", PEER_SCRIPTS[name], str(SCALARS)], check=True, capture_output=True, text=True
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
