@@ -18,6 +18,8 @@ from .install import InstallError, install
 from .out import note
 
 EXIT_NO_BROWSER = 1
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile"]
+"""Much of the suite waits for processes and pages. A file's tests stay together: they share what is slow to make."""
 
 
 def test(context: typer.Context) -> int:
@@ -32,7 +34,8 @@ def test(context: typer.Context) -> int:
             return EXIT_NO_BROWSER
         note(f"{problem}; the browser tests are skipped")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
-    command = [sys.executable, "-m", "pytest", *context.args]
+    everything = all(argument.startswith("-") for argument in context.args)
+    command = [sys.executable, "-m", "pytest", *(SIDE_BY_SIDE if everything else []), *context.args]
     return subprocess.run(command, cwd=PROJECT_ROOT, env=environment).returncode
 
 
