@@ -244,7 +244,7 @@ def test_an_idle_gpu_by_the_driver_is_the_verdict(
     monkeypatch.setenv("FAKE_NVML", str(tmp_path / "gpus"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     ensure_runner(place.outputs)
-    place.make("cat", {"stall_seconds": 2, "auto_resume": 0}, steps=40, hang_at=20)
+    place.make("cat", {"stall_seconds": 4, "sample_gpu_seconds": 0.5, "auto_resume": 0}, steps=40, hang_at=20)
     request_start(place.outputs, "cat", "cli")
     state = place.until("cat", lambda state: state.step >= 20)
     assert state.attempts[0].gpus == ["GPU-a"] and state.gpus["GPU-a"]["utilization_percent"] == 90

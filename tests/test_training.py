@@ -49,7 +49,7 @@ def trainer(folder: RunFolder, attempt: int = 1, resume_from: str | None = None)
     if resume_from:
         command += ["--resume-from", resume_from]
     log = open(folder.train_log, "ab")  # noqa: SIM115
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
 

@@ -18,8 +18,8 @@ from .install import InstallError, install
 from .out import note
 
 EXIT_NO_BROWSER = 1
-SIDE_BY_SIDE = ["-n", "2", "--dist", "loadfile"]
-"""Much of the suite waits for processes and pages. A file's tests stay together: they share what is slow to make."""
+SIDE_BY_SIDE = ["-n", "2", "--dist", "loadgroup"]
+"""Much of the suite waits for processes and pages; tests/conftest.py says which tests never run at the same time."""
 
 
 def test(context: typer.Context) -> int:
