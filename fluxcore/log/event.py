@@ -108,15 +108,26 @@ def decode(line: bytes) -> Event:
         raw = orjson.loads(line)
     except orjson.JSONDecodeError:
         raise EventError("not JSON") from None
-    if not isinstance(raw, dict):
+    if type(raw) is not dict:
         raise EventError("not an object")
-    data, attempt, n, version = raw.get("data"), raw.get("attempt"), raw.get("n"), raw.get("v", VERSION)
-    texts = tuple(raw.get(key) for key in ("ts", "run", "type", "source", "writer"))
-    if not all(isinstance(text, str) for text in texts) or type(n) is not int or not isinstance(data, dict):
+    get: Any = raw.get
+    event = Event(
+        get("ts"), get("run"), get("type"), get("source"), get("writer"), get("n"), get("data"),
+        get("attempt"), get("v", VERSION),
+    )  # fmt: skip
+    if (
+        type(event.ts) is not str
+        or type(event.run) is not str
+        or type(event.type) is not str
+        or type(event.source) is not str
+        or type(event.writer) is not str
+        or type(event.n) is not int
+        or type(event.data) is not dict
+        or type(event.v) is not int
+        or (event.attempt is not None and type(event.attempt) is not int)
+    ):
         raise EventError("not an event")
-    if type(version) is not int or (attempt is not None and type(attempt) is not int):
-        raise EventError("not an event")
-    return Event(*texts, n, data, attempt, version)  # type: ignore[arg-type, call-arg]
+    return event
 
 
 def keep_non_finite(value: Any) -> Any:
