@@ -115,7 +115,7 @@ def test_deleted_and_renamed_runs_disappear(tmp_path):
         assert history.refresh()
         assert history.query("SELECT run FROM runs") == [{"run": "c"}]
         assert history.query("SELECT DISTINCT run FROM events") == [{"run": "c"}]
-        assert list(history.states) == ["c"]
+        assert list(history.rows) == ["c"]
 
 
 @pytest.mark.parametrize("longer", [False, True])
@@ -140,7 +140,7 @@ def test_another_run_of_the_same_name_replaces_the_first(tmp_path, longer):
         (tmp_path / "a" / "events.jsonl").write_bytes(other + other)
         history.refresh()
         assert history.query("SELECT min(step) AS m FROM steps") == [{"m": 21}]
-        assert history.states["a"].step == (27 if longer else 21)
+        assert history.state("a").step == (27 if longer else 21)
 
 
 def test_hidden_folders_and_strangers_are_no_runs(tmp_path):

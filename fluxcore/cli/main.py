@@ -40,6 +40,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "events": look.events,
     "checkpoints": look.checkpoints,
     "sql": query.sql,
+    "compact": query.compact,
     "export": files.export,
     "import": files.import_,
     "convert": files.convert,

@@ -1,4 +1,4 @@
-"""`sql`: a read-only question over all runs."""
+"""`sql`: a read-only question over all runs; `compact`: what makes it fast over many."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def sql(
         table(result.columns, result.rows, right=numeric)
     if result.truncated:
         note(f"only the first {max_rows} rows are shown; add LIMIT, or raise --max-rows")
+
+
+def compact(outputs: Outputs = None) -> None:
+    """Put finished runs into one Parquet, for a fast history; their logs stay as they are."""
+    from fluxcore.history.compaction import compact
+
+    folder = outputs_folder(outputs)
+    runs, new = compact(folder)
+    what = f"{runs} finished run{'' if runs == 1 else 's'} in {folder / '.history'}"
+    say(f"{what}, {new} of them new" if new else f"{what}, nothing new")
 
 
 NUMERIC = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UBIGINT", "FLOAT", "DOUBLE"})

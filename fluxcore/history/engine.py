@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import orjson
 import pyarrow as pa
 
-from fluxcore.log import Event, FolderReader, number
-from fluxcore.runs import RunState, entry_names, unreadable
+from fluxcore.log import read_events
+from fluxcore.runs import ENDED_STATES, RunState, entry_names, fold, unreadable
 
-from .logs import RunLogs
+from . import bulk, compaction
+from .logs import Files, RunLogs
+from .rows import insert_events, insert_runs
 from .run_row import run_row
-from .views import RUN_COLUMNS, STEP_COLUMNS, TABLES, VIEWS
+from .views import TABLES, VIEWS, sources
 
-_INT64 = 2**63
+BULK_BYTES = 1024 * 1024
+"""From so much new on it is read natively; less is decoded line by line, which starts sooner."""
+_LOADERS = 2
+_TABLES = ("store.event_rows", "store.step_rows", "store.run_rows")
+_MEMORY = "200MB"
 
 
 class History:
@@ -28,71 +38,98 @@ class History:
     def __init__(self, outputs: Path) -> None:
         """An empty history; `refresh` fills it."""
         self.outputs = outputs
-        self.states: dict[str, RunState] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
+        """Each run's row of the `runs` view."""
         self.unreadable: dict[str, str] = {}
         """What to tell a person of each run that the last refresh left out."""
+        self.compacted: set[str] = set()
+        """The runs that are not read from their logs but from the merged Parquet."""
+        self._states: dict[str, RunState] = {}
         self._logs: dict[str, RunLogs] = {}
+        self._index: compaction.Index | None = None
+        self._index_stat: tuple[int, int] | None = None
+        self._loaders: list[bulk.Loader] = []
+        self._uncompressed = 0
         self._lock = threading.RLock()
-        self._connection = duckdb.connect(":memory:")
-        self._connection.execute("SET TimeZone = 'UTC'")
-        self._connection.execute(TABLES + VIEWS)
+        self._connection = connect()
+        self._connection.execute(TABLES + sources() + VIEWS)
+        self._connection.execute("CREATE TABLE store.compacted (run VARCHAR)")
 
     def refresh(self) -> bool:
         """Take in what came since the last call; runs that are gone leave. True where anything changed."""
         with self._lock:
-            gone, fresh, touched = set(self._logs), dict[str, list[Event]](), set[str]()
-            self.unreadable = {}
-            for name in entry_names(self.outputs):
-                logs = self._logs.get(name) or RunLogs(self.outputs / name, FolderReader(self.outputs / name))
-                try:
-                    now = logs.signature()
-                    if not now:
-                        continue
-                    replaced = name in self._logs and logs.replaced(now)
-                    if replaced:
-                        logs = RunLogs(logs.folder, FolderReader(logs.folder))
-                        now = logs.signature()
-                    elif name in self._logs and now == logs.files:
-                        gone.discard(name)
-                        continue
-                    events = logs.read_new(now)
-                except OSError as error:
-                    # Part of it may have been read: it leaves, and is read from its start once it can be.
-                    self.unreadable[name] = str(unreadable(name, error))
-                    continue
-                gone.discard(name)
-                if replaced:
-                    touched.add(name)
-                    self.states.pop(name, None)
-                self._logs[name] = logs
-                fresh[name] = events
-            for name in gone:
-                self._logs.pop(name)
-                self.states.pop(name, None)
-            self._store(gone | touched, fresh)
-            return bool(gone or touched or any(fresh.values()))
+            try:
+                return self._refresh()
+            except BaseException:
+                # What was read is neither in nor to be read again: begin anew at the next refresh.
+                self._logs.clear()
+                self._states.clear()
+                self.rows.clear()
+                self.compacted.clear()
+                self._index_stat = None
+                for loader in self._loaders:
+                    loader.batch.clear()
+                self._connection.execute("".join(f"DELETE FROM {table};" for table in _TABLES))
+                raise
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Rows of one statement as dicts. For FluxGym's own questions: a person's go through `run_sql`."""
+    def state(self, name: str) -> RunState | None:
+        """A run's state as of the last refresh; None where there is no such run. A compacted run's log is read."""
         with self._lock:
-            result = self._connection.execute(sql, list(parameters))
+            if name in self.compacted and name not in self._states:
+                try:
+                    self._states[name] = fold(name, read_events(self.outputs / name))
+                except OSError:
+                    return None
+            return self._states.get(name)
+
+    def is_finished(self, name: str) -> bool:
+        """Whether nothing more is to be expected in a run's log unless a person asks for it."""
+        state = self._states.get(name)
+        return state is not None and state.state in ENDED_STATES and not state.is_busy
+
+    def bad_lines(self, name: str) -> int:
+        """How many lines of a run's log did not parse."""
+        return self._logs[name].reader.bad_lines if name in self._logs else 0
+
+    def files(self, name: str) -> Files:
+        """What a run's log files looked like when they were read."""
+        return self._logs[name].files
+
+    def query(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+        """Rows of one statement as dicts. For FluxGym's own questions: a person's go through `run_sql`."""
+        with self._ready():
+            result = self._connection.execute(sql, parameters)
             names = [column[0] for column in result.description or []]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
-    def table(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+    def table(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> pa.Table:
         """The same as an Arrow table, which a chart takes as it is."""
-        with self._lock:
-            return self._connection.sql(sql, params=list(parameters)).to_arrow_table()
+        with self._ready():
+            return self._connection.sql(sql, params=parameters).to_arrow_table()
 
     def save_copy(self, path: Path) -> None:
         """Write all of it, views included, into a DuckDB file of its own at `path`, which must not exist."""
-        quoted = str(path).replace("'", "''")
-        with self._lock:
-            self._connection.execute(f"ATTACH '{quoted}' AS copied")
+        with self._ready():
+            execute = self._connection.execute
+            execute(f"ATTACH {_quoted(path)} AS copied")
             try:
-                self._connection.execute("COPY FROM DATABASE memory TO copied")
+                execute(f"USE copied; {TABLES} {sources()} {VIEWS} USE history")
+                for table, source in zip(
+                    _TABLES, ("store.all_events", "store.all_steps", "store.run_rows"), strict=True
+                ):
+                    execute(f"INSERT INTO copied.{table} SELECT * FROM {source}").fetchall()
             finally:
-                self._connection.execute("DETACH copied")
+                execute("USE history; DETACH copied")
+
+    def save_parquet(self, folder: Path, names: list[str]) -> None:
+        """Write the events and steps of those runs as `events.parquet` and `steps.parquet`, sorted by run."""
+        with self._ready():
+            for name in ("events", "steps"):
+                self._connection.execute(
+                    f"COPY (SELECT * FROM store.all_{name} WHERE list_contains($names, run) ORDER BY run, ts)"
+                    f" TO {_quoted(folder / f'{name}.parquet')} (FORMAT parquet, COMPRESSION zstd)",
+                    {"names": names},
+                ).fetchall()
 
     def signature(self) -> list[tuple[str, str, int, int, int]]:
         """Run, file, inode, size and time of every log that is in: what a copy is a copy of."""
@@ -102,6 +139,8 @@ class History:
     def close(self) -> None:
         """Give the memory back."""
         with self._lock:
+            for loader in self._loaders:
+                loader.close()
             self._connection.close()
 
     def __enter__(self) -> History:
@@ -110,90 +149,191 @@ class History:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _store(self, removed: set[str], fresh: dict[str, list[Event]]) -> None:
-        """Fold and insert, in one transaction."""
-        changed = []
-        for name, events in fresh.items():
-            state = self.states.setdefault(name, RunState(name))
-            for event in events:
-                state.apply(event)
-            changed.append(state)
-        if not removed and not changed:
-            return
-        execute = self._connection.execute
-        execute("BEGIN")
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The lock, with a merged Parquet that is there: somebody may have cleared `.history` away."""
+        with self._lock:
+            if self.compacted and self._index and not self._index.folder.is_dir():
+                self._index_stat = None
+                self.refresh()
+            yield
+
+    def _refresh(self) -> bool:
+        self.unreadable = {}
+        gone, changed = set(self._logs), list[tuple[str, Files]]()
+        index_is_new = self._read_index()
+        listed = list[str]()
+        for name in entry_names(self.outputs):
+            logs = self._logs.get(name) or RunLogs.of(self.outputs / name)
+            try:
+                now = logs.signature()
+                if not now:
+                    continue
+                known = self._index.runs.get(name) if self._index else None
+                if known and (name not in self._logs or name in self.compacted) and known.is_of(now):
+                    gone.discard(name)
+                    if name not in self.compacted or index_is_new:
+                        logs.files = now
+                        self._logs[name] = logs
+                        listed.append(name)
+                    continue
+                if name in self._logs and name not in self.compacted and not logs.replaced(now):
+                    gone.discard(name)
+                    if now != logs.files:
+                        changed.append((name, now))
+                    continue
+                # It is new, or another than it was: from its start.
+                changed.append((name, now))
+            except OSError as error:
+                self.unreadable[name] = str(unreadable(name, error))
+        anew = {name for name, _ in changed} & gone
+        self._forget(gone)
+        self._list_compacted(listed, bool(gone) or index_is_new)
+        events = self._read(changed)
+        if not gone and not listed and not changed and self._uncompressed > BULK_BYTES:
+            self._uncompressed = 0  # nothing to do: time to make what was read in bulk smaller
+            self._connection.execute("CHECKPOINT history")
+        return bool(gone or anew or listed or events)
+
+    def _read_index(self) -> bool:
+        """Look whether there is a new merged Parquet; True where there is."""
         try:
-            for table in ("store.event_rows", "store.step_rows"):
-                if removed:
-                    execute(f"DELETE FROM {table} WHERE list_contains(?, run)", [sorted(removed)])
-            stale = sorted(removed | {state.name for state in changed})
-            execute("DELETE FROM store.run_rows WHERE list_contains(?, run)", [stale])
-            for name, events in fresh.items():
-                if events:
-                    self._insert(name, events)
-            if changed:
-                self._insert_runs(changed)
-            execute("COMMIT")
-        except BaseException:
-            execute("ROLLBACK")
-            # What was read is neither in nor to be read again: begin anew at the next refresh.
-            self._logs.clear()
-            self.states.clear()
-            execute("DELETE FROM store.event_rows; DELETE FROM store.step_rows; DELETE FROM store.run_rows")
-            raise
+            status = os.stat(compaction.index_path(self.outputs))
+            found = (status.st_ino, status.st_mtime_ns)
+        except OSError:
+            found = None
+        if found is not None and found == self._index_stat or found is None and self._index is None:
+            return False
+        self._index_stat = found
+        self._index = compaction.read_index(self.outputs)
+        self._connection.execute(sources(self._index.folder if self._index else None))
+        return True
 
-    def _insert(self, name: str, events: list[Event]) -> None:
-        rows = pa.table(
-            {
-                "ts": pa.array([event.ts for event in events], pa.string()),
-                "type": pa.array([event.type for event in events], pa.string()).dictionary_encode(),
-                "source": pa.array([event.source for event in events], pa.string()).dictionary_encode(),
-                "writer": pa.array([event.writer for event in events], pa.string()).dictionary_encode(),
-                "n": pa.array([_integer(event.n) for event in events], pa.int64()),
-                "attempt": pa.array([_integer(event.attempt) for event in events], pa.int64()),
-                "data": pa.array([_json(event.data) for event in events], pa.string()),
-            }
-        )
-        self._connection.register("fresh_events", rows)
-        self._connection.execute(
-            "INSERT INTO store.event_rows SELECT ?, TRY_CAST(ts AS TIMESTAMP), type, source, writer, n,"
-            " TRY_CAST(attempt AS INTEGER), data FROM fresh_events",
-            [name],
-        )
-        self._connection.unregister("fresh_events")
-        steps = [event for event in events if event.type == "train.step"]
-        if steps:
-            self._insert_steps(name, steps)
+    def _list_compacted(self, names: list[str], refill: bool) -> None:
+        """Take in the rows of runs that the merged Parquet holds."""
+        if self._index and names:
+            rows = {name: self._index.runs[name].row for name in names}
+            self._replace_rows(rows)
+            self.compacted |= set(names)
+        if names or refill:
+            self._connection.execute("DELETE FROM store.compacted")
+            table = pa.table({"run": pa.array(sorted(self.compacted), pa.string())})
+            self._connection.register("fresh_names", table)
+            self._connection.execute("INSERT INTO store.compacted FROM fresh_names")
+            self._connection.unregister("fresh_names")
 
-    def _insert_steps(self, name: str, steps: list[Event]) -> None:
-        columns = {
-            column: (
-                pa.array([_integer(event.data.get(column)) for event in steps], pa.int64())
-                if kind == "BIGINT"
-                else pa.array([number(event.data.get(column)) for event in steps], pa.float64(), from_pandas=False)
-            )
-            for column, kind in STEP_COLUMNS.items()
-        }
-        columns["attempt"] = pa.array([_integer(event.attempt) for event in steps], pa.int64())
-        columns["ts"] = pa.array([event.ts for event in steps], pa.string())
-        self._connection.register("fresh_steps", pa.table(columns))
-        self._connection.execute(
-            "INSERT INTO store.step_rows SELECT ?, TRY_CAST(attempt AS INTEGER), TRY_CAST(ts AS TIMESTAMP),"
-            f" {', '.join(STEP_COLUMNS)} FROM fresh_steps",
-            [name],
-        )
-        self._connection.unregister("fresh_steps")
+    def _read(self, changed: list[tuple[str, Files]]) -> int:
+        """Read what is new of those logs, fold it and store it; how many of them had anything new."""
+        plain, large = list[str](), list[str]()
+        total = 0
+        for name, now in changed:
+            logs = self._logs.setdefault(name, RunLogs.of(self.outputs / name))
+            total += logs.unread_bytes(now)
+            logs.remember(now)
+            (large if logs.only_file(now) else plain).append(name)
+        if total < BULK_BYTES:
+            plain, large = [name for name, _ in changed], []
+        touched = set[str]()
+        for name in plain:
+            self._read_plain(name, touched)
+        if large:
+            self._read_bulk(large, touched)
+        self._replace_rows({name: run_row(self._states[name]) for name in touched})
+        return len(touched)
 
-    def _insert_runs(self, states: Iterable[RunState]) -> None:
-        values = []
-        for state in states:
-            row = run_row(state)
-            row["config"] = _json(row["config"])
-            values.append([_fitting(row[column], kind) for column, kind in RUN_COLUMNS.items()])
-        self._connection.executemany(f"INSERT INTO store.run_rows VALUES ({', '.join('?' * len(RUN_COLUMNS))})", values)
+    def _read_plain(self, name: str, touched: set[str]) -> None:
+        try:
+            events = self._logs[name].read_new()
+        except OSError as error:
+            self._leave_out(name, error, touched)
+            return
+        state = self._states.setdefault(name, RunState(name))
+        for event in events:
+            state.apply(event)
+        if events:
+            insert_events(self._connection, name, events)
+        touched.add(name)
+
+    def _read_bulk(self, names: list[str], touched: set[str]) -> None:
+        """Fill one batch while others load; what they bring is folded in the order of the lines."""
+        with ThreadPoolExecutor(_LOADERS, "history") as pool:
+            loading = deque[tuple[bulk.Loader, Future[list[bulk.Folded]]]]()
+            loader = self._free_loader(loading)
+            for name in names:
+                whole, reader = False, self._logs[name].only_file(self._logs[name].files)
+                while not whole and reader:
+                    try:
+                        whole = loader.batch.fill(name, reader)
+                        touched.add(name)
+                    except OSError as error:
+                        loader.batch.drop_last()
+                        while loading:
+                            self._finish(*loading.popleft())
+                        self._leave_out(name, error, touched)
+                        break
+                    if loader.batch.is_full:
+                        loading.append((loader, pool.submit(loader.load)))
+                        loader = self._free_loader(loading)
+            loading.append((loader, pool.submit(loader.load)))
+            while loading:
+                self._finish(*loading.popleft())
+
+    def _free_loader(self, loading: deque[tuple[bulk.Loader, Future[list[bulk.Folded]]]]) -> bulk.Loader:
+        if len(loading) == _LOADERS:
+            self._finish(*loading.popleft())
+        busy = {id(loader) for loader, _ in loading}
+        for loader in self._loaders:
+            if id(loader) not in busy:
+                return loader
+        connection = self._connection.cursor()
+        connection.execute("SET TimeZone = 'UTC'; USE history")
+        self._loaders.append(bulk.Loader(connection))
+        return self._loaders[-1]
+
+    def _finish(self, loader: bulk.Loader, loaded: Future[list[bulk.Folded]]) -> None:
+        self._uncompressed += loader.batch.size
+        for piece, folded in zip(loader.batch.pieces, loaded.result(), strict=True):
+            folded.apply(self._states.setdefault(piece.run, RunState(piece.run)))
+            if folded.odd:
+                insert_events(self._connection, piece.run, folded.odd)
+        loader.batch.clear()
+
+    def _leave_out(self, name: str, error: OSError, touched: set[str]) -> None:
+        """Part of it may have been read: it leaves, and is read from its start once it can be."""
+        self.unreadable[name] = str(unreadable(name, error))
+        self._forget({name})
+        touched.discard(name)
+
+    def _forget(self, names: set[str]) -> None:
+        for name in names:
+            self._logs.pop(name, None)
+            self._states.pop(name, None)
+            self.rows.pop(name, None)
+            self.compacted.discard(name)
+        if names:
+            for table in _TABLES:
+                self._connection.execute(f"DELETE FROM {table} WHERE list_contains(?, run)", [sorted(names)])
+
+    def _replace_rows(self, rows: dict[str, dict[str, Any]]) -> None:
+        known = [name for name in rows if name in self.rows]
+        if known:
+            self._connection.execute("DELETE FROM store.run_rows WHERE list_contains(?, run)", [known])
+        if rows:
+            insert_runs(self._connection, rows.values())
+        self.rows |= rows
 
 
-def log_signature(logs: dict[str, dict[str, tuple[int, int, int]]]) -> list[tuple[str, str, int, int, int]]:
+def connect() -> duckdb.DuckDBPyConnection:
+    """An empty database in memory that keeps what it holds compressed, and moves aside what gets too much."""
+    aside = os.path.join(tempfile.gettempdir(), f"fluxgym-history-{os.getpid()}-{secrets.token_hex(4)}")
+    connection = duckdb.connect(":memory:", config={"temp_directory": aside, "memory_limit": _MEMORY})
+    # Fresh memory is what costs most here: keep what was given back. Compression waits for a quiet moment.
+    connection.execute(f"SET block_allocator_memory = '{_MEMORY}'; SET checkpoint_threshold = '1GB'")
+    connection.execute("SET TimeZone = 'UTC'; ATTACH ':memory:' AS history (COMPRESS); USE history")
+    return connection
+
+
+def log_signature(logs: dict[str, Files]) -> list[tuple[str, str, int, int, int]]:
     """Flat and sorted, so that equal logs give equal signatures."""
     return sorted((run, file, *stat) for run, files in logs.items() for file, stat in files.items())
 
@@ -203,7 +343,7 @@ def current_signature(outputs: Path) -> list[tuple[str, str, int, int, int]]:
     found = {}
     for name in entry_names(outputs):
         try:
-            files = RunLogs(Path(os.path.join(outputs, name)), FolderReader(outputs / name)).signature()
+            files = RunLogs.of(outputs / name).signature()
         except OSError:
             files = {"": (0, 0, 0)}  # like no copy's: as long as a run is left out, every question looks again
         if files:
@@ -211,18 +351,5 @@ def current_signature(outputs: Path) -> list[tuple[str, str, int, int, int]]:
     return log_signature(found)
 
 
-def _integer(value: Any) -> int | None:
-    return value if type(value) is int and -_INT64 <= value < _INT64 else None
-
-
-def _fitting(value: Any, kind: str) -> Any:
-    """One wrong number or name in a log must not stop the history: what doesn't fit its column is NULL."""
-    if kind == "BIGINT":
-        return _integer(value)
-    if kind == "VARCHAR" and not isinstance(value, str):
-        return None if value is None else str(value)
-    return value
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value, default=str).decode()  # it came out of a log's JSON: nothing in it is not finite
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

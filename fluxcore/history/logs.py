@@ -7,11 +7,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fluxcore.log import Event, FolderReader
+from fluxcore.log import Event, FolderReader, LogReader
 
 HEAD_BYTES = 200
 SETTLED_SECONDS = 2.0
 """A folder that changed this recently may change again without a new time stamp: it is listed anew."""
+
+Files = dict[str, tuple[int, int, int]]
+"""Inode, size and time (ns) of each log file of a run, by name."""
 
 
 @dataclass
@@ -20,35 +23,38 @@ class RunLogs:
 
     folder: Path
     reader: FolderReader
-    files: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
     heads: dict[str, bytes] = field(default_factory=dict)
     folder_mtime_ns: int = 0
     listed_at_ns: int = 0
+    _names: list[str] = field(default_factory=list)
 
-    def signature(self) -> dict[str, tuple[int, int, int]]:
+    @classmethod
+    def of(cls, folder: Path) -> RunLogs:
+        """The logs of a run of which nothing was read yet."""
+        return cls(folder, FolderReader(folder))
+
+    def signature(self) -> Files:
         """Inode, size and time of every log file, as they are now; empty where there are none."""
+        folder = os.fspath(self.folder)
         try:
-            mtime = os.stat(self.folder).st_mtime_ns
+            mtime = os.stat(folder).st_mtime_ns
             fresh = mtime > self.listed_at_ns - int(SETTLED_SECONDS * 1e9)
             if mtime != self.folder_mtime_ns or fresh:
                 listed_at = time.time_ns()
-                names = [
-                    name for name in os.listdir(self.folder) if name.startswith("events") and name.endswith(".jsonl")
-                ]
+                names = [name for name in os.listdir(folder) if name.startswith("events") and name.endswith(".jsonl")]
                 self.folder_mtime_ns, self.listed_at_ns = mtime, listed_at
                 self._names = sorted(names)
             found = {}
             for name in self._names:
-                status = os.stat(self.folder / name)
+                status = os.stat(f"{folder}/{name}")
                 found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
             return found
         except (FileNotFoundError, NotADirectoryError):
             self.folder_mtime_ns = 0
             return {}
 
-    _names: list[str] = field(default_factory=list)
-
-    def replaced(self, now: dict[str, tuple[int, int, int]]) -> bool:
+    def replaced(self, now: Files) -> bool:
         """Whether what was read before is no longer what lies there (cut, deleted, another run of the same name)."""
         for name, (inode, size, _) in self.files.items():
             if name not in now or now[name][0] != inode or now[name][1] < size:
@@ -57,14 +63,24 @@ class RunLogs:
                 return True
         return False
 
-    def read_new(self, now: dict[str, tuple[int, int, int]]) -> list[Event]:
-        """The events that came since; `now` is remembered as read."""
+    def unread_bytes(self, now: Files) -> int:
+        """How much came since the last look."""
+        return sum(size - self.files.get(name, (0, 0, 0))[1] for name, (_, size, _) in now.items())
+
+    def only_file(self, now: Files) -> LogReader | None:
+        """The reader of the one file in which there is anything new; None where there are several to be merged."""
+        return self.reader.of(next(iter(now))) if len(now) == 1 else None
+
+    def read_new(self) -> list[Event]:
+        """The events that came since."""
+        return self.reader.read_new()
+
+    def remember(self, now: Files) -> None:
+        """Note what is about to be read."""
         for name in now:
             if name not in self.heads or len(self.heads[name]) < HEAD_BYTES:
                 self.heads[name] = self._head(name)
-        events = self.reader.read_new()
         self.files = now
-        return events
 
     def _head(self, name: str) -> bytes:
         """The first bytes of a log, as many as were remembered: an inode may be used again."""

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-_EVENT = "run VARCHAR, ts TIMESTAMP, type VARCHAR, source VARCHAR, writer VARCHAR, n BIGINT, attempt INTEGER"
+from pathlib import Path
+
+EVENT_COLUMNS = {
+    "run": "VARCHAR",
+    "ts": "TIMESTAMP",
+    "type": "VARCHAR",
+    "source": "VARCHAR",
+    "writer": "VARCHAR",
+    "n": "BIGINT",
+    "attempt": "INTEGER",
+    "data": "JSON",
+}
 
 STEP_COLUMNS = {
     "step": "BIGINT",
@@ -16,6 +27,8 @@ STEP_COLUMNS = {
     "memory_gib": "DOUBLE",
 }
 """`train.step`, by far the most frequent event, is kept in columns as well; the others' are taken out of their JSON."""
+
+STEP_ROW = {"run": "VARCHAR", "attempt": "INTEGER", "ts": "TIMESTAMP", **STEP_COLUMNS}
 
 RUN_COLUMNS = {
     "run": "VARCHAR",
@@ -43,13 +56,33 @@ RUN_COLUMNS = {
     "config": "JSON",
 }
 
+
+def _columns(columns: dict[str, str]) -> str:
+    return ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+
+
 TABLES = f"""
 CREATE SCHEMA store;
-CREATE TABLE store.event_rows ({_EVENT}, data JSON);
-CREATE TABLE store.step_rows (run VARCHAR, attempt INTEGER, ts TIMESTAMP,
-    {", ".join(f"{name} {kind}" for name, kind in STEP_COLUMNS.items())});
-CREATE TABLE store.run_rows ({", ".join(f'"{name}" {kind}' for name, kind in RUN_COLUMNS.items())});
+CREATE TABLE store.event_rows ({_columns(EVENT_COLUMNS)});
+CREATE TABLE store.step_rows ({_columns(STEP_ROW)});
+CREATE TABLE store.run_rows ({_columns(RUN_COLUMNS)});
 """
+
+
+def sources(compacted: Path | None = None) -> str:
+    """The statements that say where events and steps lie: in memory, and those of compacted runs in that folder.
+
+    Only the runs in `store.compacted` are taken from there: any other has changed since.
+    """
+    statements = []
+    for name, rows, columns in (("events", "event_rows", EVENT_COLUMNS), ("steps", "step_rows", STEP_ROW)):
+        select = f"SELECT {', '.join(columns)}"
+        view = f"{select} FROM store.{rows}"
+        if compacted:
+            quoted = str(compacted / f"{name}.parquet").replace("'", "''")
+            view += f" UNION ALL {select} FROM read_parquet('{quoted}') WHERE run IN (SELECT run FROM store.compacted)"
+        statements.append(f"CREATE OR REPLACE VIEW store.all_{name} AS {view};")
+    return "\n".join(statements)
 
 
 def _from_data(columns: dict[str, str]) -> str:
@@ -69,16 +102,14 @@ def _view(name: str, type: str, columns: dict[str, str], *, once: bool = False) 
     # After a resume a step is there twice: the view shows the highest attempt's.
     keep = " QUALIFY rank() OVER (PARTITION BY run, step ORDER BY attempt DESC) = 1" if once else ""
     columns_sql = f"run, attempt, ts, {_from_data(columns)}"
-    return f"CREATE VIEW {name} AS SELECT {columns_sql} FROM store.event_rows WHERE type = '{type}'{keep};"
+    return f"CREATE VIEW {name} AS SELECT {columns_sql} FROM store.all_events WHERE type = '{type}'{keep};"
 
-
-_STEPS = ", ".join(STEP_COLUMNS)
 
 VIEWS = "\n".join(
     [
-        "CREATE VIEW events AS SELECT run, ts, type, source, writer, n, attempt, data FROM store.event_rows;",
+        "CREATE VIEW events AS SELECT run, ts, type, source, writer, n, attempt, data FROM store.all_events;",
         f"CREATE VIEW runs AS SELECT {', '.join(RUN_COLUMNS)} FROM store.run_rows;",
-        f"""CREATE VIEW steps AS SELECT run, attempt, ts, {_STEPS} FROM store.step_rows
+        f"""CREATE VIEW steps AS SELECT {", ".join(STEP_ROW)} FROM store.all_steps
         QUALIFY rank() OVER (PARTITION BY run, step ORDER BY attempt DESC) = 1;""",
         _view(
             "gpu",

@@ -1,6 +1,6 @@
 """The event log: one JSON object a line, appended by many, read by all."""
 
-from .event import Event, EventError, format_ts, new_writer_id, number, parse_ts, utc_now
+from .event import Event, EventError, format_ts, new_writer_id, number, parse_ts, utc_now, whole_number
 from .reader import FolderReader, LogReader, read_events
 from .writer import EventLog, PatientLog
 
@@ -17,4 +17,5 @@ __all__ = [
     "parse_ts",
     "read_events",
     "utc_now",
+    "whole_number",
 ]

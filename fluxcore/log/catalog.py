@@ -1,6 +1,6 @@
 """Every type of event that FluxGym writes, with its fields: the source of `docs/events.md` and of DURABLE_TYPES.
 
-python -m fluxcore.log.catalog > docs/events.md
+python -m fluxcore.log.page > docs/events.md
 """
 
 from __future__ import annotations

@@ -150,3 +150,10 @@ def number(value: Any) -> float | None:
     if value in ("nan", "inf", "-inf"):
         return float(value)
     return None
+
+
+def whole_number(value: Any) -> int | None:
+    """A count of an event's data (JSON knows no difference between 3 and 3.0); None for anything else."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None

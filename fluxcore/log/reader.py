@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from .event import Event, EventError, decode
 
-_CHUNK = 8 * 1024 * 1024
+CHUNK_BYTES = 8 * 1024 * 1024
 
 
 class LogReader:
@@ -17,38 +16,50 @@ class LogReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bad_lines = 0
-        self._offset = 0
+        self.offset = 0
+        """Bytes that were handed out, always whole lines."""
+        self.behind = False
+        """Whether the file went on behind what the last `read_lines` handed out."""
         self._inode: int | None = None
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call; a file that was replaced or cut is read from its start."""
-        return list(self._new())
+        events: list[Event] = []
+        while lines := self.read_lines():
+            for line in lines.split(b"\n"):
+                if event := self.decode(line):
+                    events.append(event)
+            if not self.behind:
+                break
+        return events
 
-    def _new(self) -> Iterator[Event]:
+    def read_lines(self, most: int = CHUNK_BYTES) -> bytes:
+        """The next whole lines as they lie there, about `most` bytes (a longer line comes whole); b"" if none came."""
         try:
-            file = open(self.path, "rb")  # noqa: SIM115
+            file = open(self.path, "rb", buffering=0)  # noqa: SIM115
         except (FileNotFoundError, NotADirectoryError):
-            return
+            self.behind = False
+            return b""
         with file:
             status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._offset:
-                self._offset, self._inode, self.bad_lines = 0, status.st_ino, 0
-            if status.st_size == self._offset:
-                return
-            file.seek(self._offset)
-            rest = b""
-            while chunk := file.read(_CHUNK):
-                lines = (rest + chunk).split(b"\n")
-                rest = lines.pop()
-                self._offset += len(chunk)
-                for line in lines:
-                    try:
-                        if line.strip(b"\0 \r\t"):
-                            # A crashed file system may leave NUL bytes before a good line.
-                            yield decode(line.lstrip(b"\0"))
-                    except EventError:
-                        self.bad_lines += 1
-            self._offset -= len(rest)
+            if status.st_ino != self._inode or status.st_size < self.offset:
+                self.offset, self._inode, self.bad_lines = 0, status.st_ino, 0
+            file.seek(self.offset)
+            lines = file.read(min(most, status.st_size - self.offset)) or b""
+            while not (end := lines.rfind(b"\n") + 1) and (more := file.read(most)):
+                lines += more
+            self.offset += end
+            self.behind = self.offset < status.st_size
+            return lines if end == len(lines) else lines[:end]
+
+    def decode(self, line: bytes) -> Event | None:
+        """One line's event; None for a blank line, and for a bad one, which is counted."""
+        try:
+            if line.strip(b"\0 \r\t"):
+                return decode(line.lstrip(b"\0"))  # a crashed file system may leave NUL bytes before a good line
+        except EventError:
+            self.bad_lines += 1
+        return None
 
 
 class FolderReader:
@@ -56,19 +67,22 @@ class FolderReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._readers: dict[Path, LogReader] = {}
+        self._readers: dict[str, LogReader] = {}
 
     @property
     def bad_lines(self) -> int:
         """How many lines did not parse so far."""
         return sum(reader.bad_lines for reader in self._readers.values())
 
+    def of(self, name: str) -> LogReader:
+        """The reader of one file of the folder."""
+        return self._readers.setdefault(name, LogReader(self.folder / name))
+
     def read_new(self) -> list[Event]:
         """The events that came since the last call."""
         batches: list[list[Event]] = []
         for path in sorted(self.folder.glob("events*.jsonl")):
-            reader = self._readers.setdefault(path, LogReader(path))
-            batch = reader.read_new()
+            batch = self.of(path.name).read_new()
             if batch:
                 batches.append(batch)
         return batches[0] if len(batches) == 1 else merge(batches)

@@ -125,9 +125,10 @@ def _phase_progress(state: RunState, event: Event, data: dict[str, Any]) -> None
 
 
 def _step(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.step = int(data["step"])
     if state.state == "starting":
         state.state = "running"
-    state.step, state.total_steps = int(data["step"]), int(data.get("total_steps") or state.total_steps)
+    state.total_steps = int(data.get("total_steps") or state.total_steps)
     state.epoch = int(data.get("epoch") or state.epoch)
     state.loss, state.lr = number(data.get("loss")), number(data.get("lr"))
     if state.loss is not None and math.isfinite(state.loss):  # a NaN would stay the best for ever

@@ -1,0 +1,99 @@
+"""Events and runs as rows: what `History` inserts one refresh at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from fluxcore.log import Event, number, whole_number
+
+from .views import RUN_COLUMNS, STEP_COLUMNS
+
+_INT64 = 2**63
+_ARROW = {
+    "VARCHAR": pa.string(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "DOUBLE": pa.float64(),
+    "BIGINT": pa.int64(),
+    "VARCHAR[]": pa.list_(pa.string()),
+    "JSON": pa.string(),
+}
+
+
+def insert_events(connection: duckdb.DuckDBPyConnection, run: str, events: list[Event]) -> None:
+    """Append events to the store, steps to their columns as well."""
+    rows = pa.table(
+        {
+            "ts": pa.array([event.ts for event in events], pa.string()),
+            "type": pa.array([event.type for event in events], pa.string()),
+            "source": pa.array([event.source for event in events], pa.string()),
+            "writer": pa.array([event.writer for event in events], pa.string()),
+            "n": pa.array([fitting(event.n, "BIGINT") for event in events], pa.int64()),
+            "attempt": pa.array([fitting(event.attempt, "BIGINT") for event in events], pa.int64()),
+            "data": pa.array([as_json(event.data) for event in events], pa.string()),
+        }
+    )
+    _insert(
+        connection,
+        "store.event_rows",
+        "?, TRY_CAST(ts AS TIMESTAMP), type, source, writer, n, TRY_CAST(attempt AS INTEGER), data",
+        rows,
+        [run],
+    )
+    steps = [event for event in events if event.type == "train.step"]
+    if steps:
+        columns = {
+            name: pa.array([_number(event.data.get(name), kind) for event in steps], _ARROW[kind], from_pandas=False)
+            for name, kind in STEP_COLUMNS.items()
+        }
+        columns["attempt"] = pa.array([fitting(event.attempt, "BIGINT") for event in steps], pa.int64())
+        columns["ts"] = pa.array([event.ts for event in steps], pa.string())
+        _insert(
+            connection,
+            "store.step_rows",
+            f"?, TRY_CAST(attempt AS INTEGER), TRY_CAST(ts AS TIMESTAMP), {', '.join(STEP_COLUMNS)}",
+            pa.table(columns),
+            [run],
+        )
+
+
+def insert_runs(connection: duckdb.DuckDBPyConnection, rows: Iterable[dict[str, Any]]) -> None:
+    """Append `run_row`s."""
+    found = [{**row, "config": as_json(row["config"])} for row in rows]
+    columns = {
+        name: pa.array([fitting(row[name], kind) for row in found], _ARROW[kind], from_pandas=False)
+        for name, kind in RUN_COLUMNS.items()
+    }
+    _insert(connection, "store.run_rows", ", ".join(f'"{name}"' for name in RUN_COLUMNS), pa.table(columns), [])
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, columns: str, rows: pa.Table, parameters: list[str]
+) -> None:
+    connection.register("fresh_rows", rows)
+    try:
+        connection.execute(f"INSERT INTO {table} SELECT {columns} FROM fresh_rows", parameters).fetchall()
+    finally:
+        connection.unregister("fresh_rows")
+
+
+def fitting(value: Any, kind: str) -> Any:
+    """One wrong number or name in a log must not stop the history: what doesn't fit its column is NULL."""
+    if kind == "BIGINT":
+        return value if type(value) is int and -_INT64 <= value < _INT64 else None
+    if kind == "VARCHAR" and not isinstance(value, str):
+        return None if value is None else str(value)
+    return value
+
+
+def _number(value: Any, kind: str) -> float | int | None:
+    return fitting(whole_number(value), kind) if kind == "BIGINT" else number(value)
+
+
+def as_json(value: Any) -> str:
+    """Data of an event as JSON text again; it came out of a log's JSON, so nothing in it is not finite."""
+    return orjson.dumps(value, default=str).decode()
