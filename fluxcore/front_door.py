@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from fluxcore.config import absolute_paths, from_export, parse_config, resolve_config, to_export
+from fluxcore.config import absolute_paths, from_export, parse_config, parse_saved, resolve_config, to_export
 from fluxcore.dataset import copy_dataset
 from fluxcore.errors import UserError
 from fluxcore.log import parse_ts
@@ -95,7 +95,9 @@ def save_training_state(lora_name: str, config: Mapping[str, Any], *, outputs: A
     if _exists(root, lora_name):
         folder, state = load_run(root, lora_name)
         # What was saved before is complete: no preset changes it behind its owner's back.
-        save_config(root, parse_config({**state.config, **given, "lora_name": lora_name}), SOURCE)
+        save_config(
+            root, parse_config({**parse_saved(state.config).model_dump(), **given, "lora_name": lora_name}), SOURCE
+        )
         return folder.ui_state
     return create_run(root, resolve_config(given, {"lora_name": lora_name}), SOURCE).ui_state
 
@@ -105,13 +107,13 @@ def load_training_state(lora_name: str, *, outputs: AnyPath | None = None) -> di
     root = _outputs(outputs)
     _, state = load_run(root, lora_name)
     saved = parse_ts(state.updated).timestamp() if state.updated else None
-    return to_export(parse_config(state.config), observed_state(state, root), saved)
+    return to_export(parse_saved(state.config), observed_state(state, root), saved)
 
 
 def restore_ui_state(lora_name: str, *, outputs: AnyPath | None = None) -> dict[str, Any]:
     """Every setting of the run by its name, as a form takes it: `load_training_state` without time and status."""
     _, state = load_run(_outputs(outputs), lora_name)
-    return parse_config(state.config).model_dump()
+    return parse_saved(state.config).model_dump()
 
 
 def get_active_trainings(*, outputs: AnyPath | None = None) -> list[dict[str, Any]]:

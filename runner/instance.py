@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
+from fluxcore.atomic import write_atomic
 from fluxcore.errors import UserError
 from fluxcore.log import EventLog
-from fluxcore.runs.atomic import write_atomic
 from fluxcore.runs.processes import identify
 from fluxcore.runs.supervision import LOCK_FILE, RUNNER_FILE, runner_alive
 

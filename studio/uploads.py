@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from fluxcore.atomic import write_atomic
 from fluxcore.dataset import EXTENSIONS, PictureError, check_picture, list_pictures
-from fluxcore.runs.atomic import write_atomic
 
 MAX_CAPTION_BYTES = 64 * 1024
 REMOVED = ".removed"

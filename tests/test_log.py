@@ -157,7 +157,7 @@ def test_a_replaced_file_is_not_written_into_any_more(tmp_path: Path) -> None:
 def test_too_large_or_unwritable_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     log = EventLog(tmp_path, "cli")
     with pytest.raises(EventError, match="over the log's limit"):
-        log.append("run.noted", {"note": "x" * MAX_LINE_BYTES})
+        log.append("config.saved", {"config": {"lora_name": "x" * MAX_LINE_BYTES}})
     with pytest.raises(EventError, match="not JSON"):
         log.append("run.noted", {"note": object()})
     assert log.append("run.noted", {"note": "a"}).n == 1

@@ -8,9 +8,9 @@ from typing import Annotated
 import orjson
 import typer
 
+from fluxcore.atomic import write_atomic
 from fluxcore.errors import UserError
 from fluxcore.runs import load_run, slugify
-from fluxcore.runs.atomic import write_atomic
 
 from .options import Name, Outputs, build_config, outputs_folder, read_config_file
 from .out import note, say
@@ -24,10 +24,10 @@ def export(
     outputs: Outputs = None,
 ) -> None:
     """A run's config as ui_state.json, into FILE or to standard output."""
-    from fluxcore.config import parse_config, to_export
+    from fluxcore.config import parse_saved, to_export
 
     _, state = load_run(outputs_folder(outputs), name)
-    text = orjson.dumps(to_export(parse_config(state.config), state.state), option=orjson.OPT_INDENT_2)
+    text = orjson.dumps(to_export(parse_saved(state.config), state.state), option=orjson.OPT_INDENT_2)
     if file is None:
         say(text.decode())
     else:

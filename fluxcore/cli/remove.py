@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
+from fluxcore.atomic import sync_folder
 from fluxcore.errors import UserError
 from fluxcore.log import parse_ts
 from fluxcore.runs import RunError, RunFolder, RunState, load_all, load_run
-from fluxcore.runs.atomic import sync_folder
 
 from .options import Name, Outputs, Yes, outputs_folder
 from .out import note, say

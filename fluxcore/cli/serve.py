@@ -18,8 +18,8 @@ from urllib.parse import quote
 import typer
 
 from fluxcore.access import is_loopback, load_token
+from fluxcore.atomic import write_atomic
 from fluxcore.errors import UserError
-from fluxcore.runs.atomic import write_atomic
 from fluxcore.runs.files import PROJECT_ROOT
 from fluxcore.runs.processes import Identity, identify, is_alive
 from fluxcore.tail import last_line

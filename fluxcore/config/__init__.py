@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .portable import absolute_paths, from_export, to_export
     from .presets import VRAM_PRESETS, resolve_config
-    from .schema import GROUPS, ConfigError, RunConfig, defaults, parse_config
+    from .schema import GROUPS, ConfigError, RunConfig, defaults, parse_config, parse_saved, saved_config
 
 _LATER = {
     "absolute_paths": "portable",
@@ -19,6 +19,8 @@ _LATER = {
     "RunConfig": "schema",
     "defaults": "schema",
     "parse_config": "schema",
+    "parse_saved": "schema",
+    "saved_config": "schema",
 }
 
 __all__ = [
@@ -30,7 +32,9 @@ __all__ = [
     "defaults",
     "from_export",
     "parse_config",
+    "parse_saved",
     "resolve_config",
+    "saved_config",
     "to_export",
 ]
 

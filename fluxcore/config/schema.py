@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fluxcore.errors import UserError
 
+from .migrate import SCHEMA
 from .names import NAME_RULE, is_valid_name
 
 GROUPS = {
@@ -227,6 +228,16 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
             name = str(problem["loc"][0]) if problem["loc"] else "config"
             fields[name] = _sentence(name, problem)
         raise ConfigError("; ".join(fields.values()), fields) from None
+
+
+def parse_saved(values: dict[str, Any]) -> RunConfig:
+    """A config out of a log: settings that a later version of FluxGym knows are left out. Raises ConfigError."""
+    return parse_config({name: value for name, value in values.items() if name in RunConfig.model_fields})
+
+
+def saved_config(config: RunConfig) -> dict[str, Any]:
+    """The data of a `config.saved`."""
+    return {"config": config.model_dump(), "schema": SCHEMA}
 
 
 def _sentence(name: str, problem: Any) -> str:

@@ -184,7 +184,8 @@ def _folded(connection: duckdb.DuckDBPyConnection, batch: Batch, ends: Any) -> l
     }
     odd_places = np.array(connection.execute("SELECT rowid FROM fresh WHERE odd ORDER BY rowid").fetchall(), np.int64)
     cuts = np.searchsorted([place for place, _ in seen], ends).tolist()
-    found, taken = [], 0
+    found: list[Folded] = []
+    taken = 0
     for piece, start, end in zip(batch.pieces, np.concatenate([[0], ends[:-1]]), ends, strict=True):
         events = [(place - start, event) for place, event in seen[taken : cuts[len(found)]]]
         taken = cuts[len(found)]

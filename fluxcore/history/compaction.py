@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from fluxcore.atomic import write_atomic
 from fluxcore.errors import UserError
-from fluxcore.runs.atomic import write_atomic
 
 from .logs import Files
 from .views import RUN_COLUMNS

@@ -79,6 +79,7 @@ TYPES: tuple[EventType, ...] = (
         "a config, whole; the newest one counts for the next request",
         (
             Field("config", "every setting, see the schema in `fluxcore/config`", {"lora_name": "my-cat"}),
+            Field("schema", "the form that it is written in; an older one is migrated on reading", 1, optional=True),
             Field("touched", "in a draft: the settings that a person changed", ["lora_name"], optional=True),
         ),
         durable=True,

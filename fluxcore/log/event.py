@@ -26,6 +26,10 @@ class EventError(ValueError):
     """An event that can't be written, or a line that is none."""
 
 
+class TooLarge(EventError):
+    """An event whose line would be longer than 256 KiB."""
+
+
 class Event(NamedTuple):
     """One line of an event log. `ts` is UTC with microseconds, `n` counts from 1 per writer and run."""
 
@@ -83,7 +87,7 @@ def new_writer_id(source: str) -> str:
 def encode(event: Event) -> bytes:
     """`event` as a line with its `\\n`. Numbers that are not finite become the strings "nan", "inf", "-inf".
 
-    Raises EventError where the line would be longer than 256 KiB or the data is not JSON.
+    Raises TooLarge where the line would be longer than 256 KiB, EventError where the data is not JSON.
     """
     line: dict[str, Any] = {"v": event.v, "ts": event.ts, "run": event.run, "type": event.type}
     line |= {"source": event.source, "writer": event.writer, "n": event.n}
@@ -98,7 +102,7 @@ def encode(event: Event) -> bytes:
     except TypeError as error:
         raise EventError(f"the data of a {event.type} event is not JSON: {error}") from None
     if len(encoded) > MAX_LINE_BYTES:
-        raise EventError(f"a {event.type} event of {len(encoded)} bytes is over the log's limit of {MAX_LINE_BYTES}")
+        raise TooLarge(f"a {event.type} event of {len(encoded)} bytes is over the log's limit of {MAX_LINE_BYTES}")
     return encoded
 
 

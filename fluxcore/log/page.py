@@ -23,6 +23,10 @@ attempt's end. A number that is not finite is the string "nan", "inf" or "-inf".
 **Durable** events are on the disk before anyone is told of them; the others are handed to the kernel, which keeps them
 through any death of a process.
 
+A line is at most 256 KiB. What would make an event longer (evidence, last lines of a log) goes into a file of the
+run's folder: the event then names it in `side_file`, and in `side_fields` the fields that are whole only there; of a
+long text its beginning stays. A config is never split: it is refused.
+
 This page is written by `python -m fluxcore.log.page`; tests compare it, and what is written, with the code.
 """
 
@@ -34,6 +38,8 @@ def problems(type: str, data: Mapping[str, Any]) -> list[str]:
     known = BY_NAME.get(type)
     if known is None:
         return [f"{type} is not documented"]
+    if "side_file" in data:  # the rest of it lies there
+        return []
     fields = {field.name: field for field in known.fields}
     found = [f"{type}.{name} is not documented" for name in data if name not in fields]
     found += [

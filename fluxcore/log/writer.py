@@ -18,9 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .event import DURABLE_TYPES, Event, EventError, encode, new_writer_id, utc_now
+from . import side
+from .event import DURABLE_TYPES, Event, EventError, TooLarge, encode, new_writer_id, utc_now
 
 LOCK_DEADLINE_SECONDS = 2.0
+NEVER_SPLIT = frozenset({"config.saved", "run.requested"})
+"""Types of which the fold needs every word."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 log = logging.getLogger(__name__)
@@ -73,8 +76,9 @@ class EventLog:
         """Append one event and return it. `durable` overrides whether it waits for the disk (see
         DURABLE_TYPES); `ts` is for an event that happened earlier.
 
-        Raises EventError (too large, not JSON) or OSError (disk full, folder gone); then nothing was written and the
-        event's number is free again.
+        What does not fit into a line goes into a side file that the event names (see `side.py`), except a config.
+        Raises EventError (a config too large, not JSON) or OSError (disk full, folder gone); then nothing was written
+        and the event's number is free again.
         """
         event = Event(
             ts=ts or self.now(),
@@ -86,7 +90,16 @@ class EventLog:
             data=data or {},
             attempt=self.attempt if attempt is None else attempt,
         )
-        self._write(encode(event), type in DURABLE_TYPES if durable is None else durable)
+        durable = type in DURABLE_TYPES if durable is None else durable
+        try:
+            line = encode(event)
+        except TooLarge:
+            if type in NEVER_SPLIT:
+                raise
+            with side.put_aside(self.folder, event) as event:
+                self._write(encode(event), durable)
+        else:
+            self._write(line, durable)
         self._n += 1
         return event
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import free_name, sync_folder
+from fluxcore.atomic import free_name, sync_folder
+
 from .files import RunFolder, parse_checkpoint_name
 from .fold import RunState
 

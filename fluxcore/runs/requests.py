@@ -12,11 +12,11 @@ from typing import Any
 
 import orjson
 
-from fluxcore.config import RunConfig, parse_config, to_export
+from fluxcore.atomic import write_atomic
+from fluxcore.config import ConfigError, RunConfig, parse_saved, saved_config, to_export
 from fluxcore.dataset import list_pictures
 from fluxcore.log import Event, EventError, EventLog, read_events
 
-from .atomic import write_atomic
 from .auto_resume import auto_resume_follows
 from .checkpoints import find_state, list_checkpoints, resume_choice
 from .files import RunError, RunFolder, check_outputs, entry_names
@@ -48,7 +48,7 @@ def create_run(
         (aside / "dataset").mkdir(parents=True)
         if fill_dataset:
             fill_dataset(aside / "dataset")
-        _write(EventLog(aside, source, run=config.lora_name), "config.saved", {"config": config.model_dump()})
+        _write(EventLog(aside, source, run=config.lora_name), "config.saved", saved_config(config))
         check_new_name(outputs, config.lora_name)
         folder = RunFolder.of(outputs, config.lora_name)
         try:
@@ -64,7 +64,7 @@ def create_run(
 def save_config(outputs: Path, config: RunConfig, source: str) -> Event:
     """Append `config.saved`; an attempt under way keeps the config that its request named."""
     folder, _ = load_run(outputs, config.lora_name)
-    event = _append(folder, source, "config.saved", {"config": config.model_dump()})
+    event = _append(folder, source, "config.saved", saved_config(config))
     _refresh(folder)
     return event
 
@@ -103,7 +103,7 @@ def request_resume(outputs: Path, name: str, source: str, *, from_state: str | N
 
 def planned_steps(folder: RunFolder, state: RunState) -> int:
     """How many optimizer steps the run's present config means for its present pictures."""
-    config = parse_config(state.config)
+    config = parse_saved(state.config)
     return config.total_steps(len(list_pictures(folder.dataset)))
 
 
@@ -125,8 +125,8 @@ def refresh_ui_state(folder: RunFolder, state: RunState | None = None) -> None:
     """Write `ui_state.json`, the last config in the seed's form with the folded state. Derived: never read back."""
     state = state or fold(folder.name, read_events(folder.path))
     try:
-        config = RunConfig.model_validate(state.config)
-    except ValueError:
+        config = parse_saved(state.config)
+    except ConfigError:
         return
     export: dict[str, Any] = to_export(config, state.state)
     write_atomic(folder.ui_state, orjson.dumps(export, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

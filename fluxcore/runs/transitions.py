@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fluxcore.config.migrate import migrate
 from fluxcore.log import Event, number
 
 from .records import ENDED_STATES, Attempt, Checkpoint, Request
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _config_saved(state: RunState, event: Event, data: dict[str, Any]) -> None:
-    before, state.config, state.config_id = state.config, dict(data["config"]), event.id
+    before, state.config, state.config_id = state.config, migrate(data["config"], data.get("schema", 1)), event.id
     state.configs[event.id] = state.config
     if not state.is_live and (not before or _monitored(before) != _monitored(state.config)):
         state.monitoring = _monitored(state.config)

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool]) -> Training:
     """Read the run's log, set aside what lies beyond the resume point, and build the attempt."""
-    from fluxcore.config import parse_config
+    from fluxcore.config import parse_saved
     from fluxcore.log import EventLog, PatientLog
     from fluxcore.runs import find_state, load_run
     from fluxcore.runs.checkpoints import set_aside
@@ -67,7 +67,7 @@ def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool]) -> Tra
     attempt = next((a for a in state.attempts if a.number == arguments.attempt), None)
     request = next((r for r in state.requests if r.id == arguments.request), None)
     config_id = attempt.config if attempt else request.config if request else state.config_id
-    config = parse_config(state.configs.get(config_id, state.config))
+    config = parse_saved(state.configs.get(config_id, state.config))
     resume_from = None
     step = 0
     # Who asked has decided: a restart names no state, whatever the run once started from.

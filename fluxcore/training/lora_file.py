@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fluxcore.runs.atomic import write_atomic
+from fluxcore.atomic import write_atomic
 from fluxcore.training.lora_keys import LoraFormat, LoraFormatError, detect_format, to_diffusers, to_sd_scripts
 
 FileFormat = Literal["sd-scripts", "diffusers"]

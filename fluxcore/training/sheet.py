@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from fluxcore.config import parse_config
+from fluxcore.config import parse_saved
 from fluxcore.errors import UserError
 from fluxcore.models.loading import TextSide, load_image_side, locate
 from fluxcore.models.registry import find_model
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         folder, state = load_run(arguments.outputs.absolute(), arguments.run)
-        config = parse_config(state.config)
+        config = parse_saved(state.config)
         if not folder.final_weights.is_file():
             raise UserError(f"{arguments.run} has no finished LoRA yet")
         lines = arguments.prompts.read_text() if arguments.prompts else config.sample_prompts

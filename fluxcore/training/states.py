@@ -15,7 +15,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fluxcore.runs.atomic import free_name, sync_folder, sync_tree
+from fluxcore.atomic import free_name, sync_folder, sync_tree
 from fluxcore.runs.files import RunFolder
 
 from .failures import Exit, TrainingError
