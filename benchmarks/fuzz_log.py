@@ -96,6 +96,7 @@ def compare(lines: list[bytes], place: Path) -> int:
     reader = LogReader(folder / "events.jsonl")
     events = reader.read_new()
     expected = fold("run", events)
+    expected.bad_lines = reader.bad_lines
     before = engine.BULK_BYTES
     found = []
     try:

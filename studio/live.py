@@ -110,9 +110,10 @@ class LiveRun:
                 self._begin_anew()  # part of it may have been read
                 return
             self.trouble = ""
-            if events:
+            if events or self._reader.bad_lines != self._folded.bad_lines:
                 for event in events:
                     self._take(event)
+                self._folded.bad_lines = self._reader.bad_lines
                 self._version += 1
                 self.state = _published(self._folded)
 

@@ -258,6 +258,11 @@ def monitor(run: LiveRun) -> None:
                 args=(run.name, True),
             )
     machine(state)
+    if state.bad_lines:
+        st.caption(
+            f":material/broken_image: {words.plural(state.bad_lines, 'line')} of the event log can't be read and "
+            "counted for nothing; all others count."
+        )
     log(run.folder.monitor_log, run_url(run.folder, "monitor.log"), "The monitor has written nothing yet.")
 
 

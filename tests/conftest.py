@@ -1,10 +1,14 @@
-"""How the suite is dealt out to two processes."""
+"""How the suite is dealt out to two processes, and what they inherit."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in a shell's background: children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HEAVY = ("browser", "test_training.py")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxcore.log import Event
-from fluxcore.runs import fold
+from fluxcore.log import Event, format_ts
+from fluxcore.runs import fold, seconds_between
 from fluxcore.runs.fold import RunState
 from fluxcore.runs.transitions import TRANSITIONS
 
@@ -219,3 +220,18 @@ def test_unknown_types_and_keys_change_nothing_but_the_time() -> None:
     other = fold("my-cat", noisy)
     other.created, other.updated = plain.created, plain.updated
     assert repr(other) == repr(plain)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-3600, 3600), min_size=6, max_size=6))
+def test_a_clock_that_jumps_changes_times_and_nothing_else(jumps: list[int]) -> None:
+    steps = [*STARTED, ("train.step", STEP, 1), ("run.completed", {"weights": "my-cat.safetensors", "steps": 1}, 1)]
+    told = story(*steps)
+    start = told[0].time
+    jumped = [one._replace(ts=format_ts(start + timedelta(seconds=at))) for one, at in zip(told, jumps, strict=False)]
+    state, plain = fold("my-cat", jumped), fold("my-cat", told)
+    assert (seconds := seconds_between(state.started, state.ended)) is not None and seconds >= 0
+    for one in (state, plain):
+        one.created = one.started = one.ended = one.updated = None
+        one.attempts[0].started, one.attempts[0].ended = "", None
+    assert repr(state) == repr(plain)

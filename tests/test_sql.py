@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -130,6 +131,18 @@ def test_time_is_bounded(outputs, statement):
     with pytest.raises(SqlRefused, match="longer than 1 s"):
         run_sql(outputs, statement, seconds=1)
     assert time.monotonic() - start < 10
+
+
+def test_a_statement_can_be_cancelled(outputs):
+    cancel = threading.Event()
+    timer = threading.Timer(0.7, cancel.set)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(SqlRefused, match="was cancelled"):
+        run_sql(outputs, ENDLESS[1], cancel=cancel)
+    assert time.monotonic() - start < 5
+    timer.join()
+    assert run_sql(outputs, "SELECT 1", cancel=threading.Event()).rows == [[1]]
 
 
 def test_answers_keep_their_kinds(outputs):

@@ -93,6 +93,8 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
     if state.hint:
         shown["hint"] = state.hint
     shown["monitoring"] = "on" if state.monitoring else "off"
+    if state.bad_lines:
+        shown["unreadable lines"] = f"{state.bad_lines} in the event log; they are skipped, all others count"
     shown["folder"] = str(folder.path)
     for key, value in shown.items():
         say(f"{key:<18} {cell(value)}")

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ MEMORY_BYTES = 2 * 1024**3
 MAX_OUTPUT_BYTES = 64 * 1024**2
 MAX_STATEMENT_BYTES = 64 * 1024
 KEEP_COPY_SECONDS = 60.0
+LOOK_SECONDS = 0.1
+"""How often a statement that can be cancelled looks whether it was."""
+TOO_LONG = "the statement took longer than {:g} s; narrow it down"
 SANDBOX = Path(__file__).with_name("sandbox.py")
 
 
@@ -62,21 +66,23 @@ def run_sql(
     max_rows: int = MAX_ROWS,
     seconds: float = MAX_SECONDS,
     history: History | None = None,
+    cancel: threading.Event | None = None,
 ) -> SqlResult:
     """Answer one SELECT over all runs of `outputs`: at most `max_rows` rows, in at most `seconds`.
 
-    `history`, where a process keeps one, saves reading the logs again. Raises SqlRefused.
+    `history`, where a process keeps one, saves reading the logs again; setting `cancel` in another thread ends the
+    statement at once. Raises SqlRefused.
     """
     if not sql.strip():
         raise SqlRefused('there is no statement; try "SELECT run, state, step FROM runs"')
     if len(sql.encode(errors="replace")) > MAX_STATEMENT_BYTES:
         raise SqlRefused(f"the statement is longer than {MAX_STATEMENT_BYTES // 1024} KiB")
     with _copy(outputs, history) as (database, unreadable):
-        answer = _ask(database, sql, max_rows, seconds)
+        answer = _ask(database, sql, max_rows, seconds, cancel)
     if "unusable" in answer:  # the kept copy is torn: it is derived, so away with it
         database.unlink(missing_ok=True)
         with _copy(outputs, history) as (database, unreadable):
-            answer = _ask(database, sql, max_rows, seconds)
+            answer = _ask(database, sql, max_rows, seconds, cancel)
     if "error" in answer or "unusable" in answer:
         raise SqlRefused(str(answer.get("error") or answer["unusable"]))
     types = list(answer["types"])
@@ -159,7 +165,7 @@ def _write_copy(
     return signature, unreadable
 
 
-def _ask(database: Path, sql: str, max_rows: int, seconds: float) -> dict[str, Any]:
+def _ask(database: Path, sql: str, max_rows: int, seconds: float, cancel: threading.Event | None) -> dict[str, Any]:
     question = {
         "database": database.name,
         "sql": sql,
@@ -177,10 +183,19 @@ def _ask(database: Path, sql: str, max_rows: int, seconds: float) -> dict[str, A
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    asked: bytes | None = json.dumps(question).encode()
+    deadline = time.monotonic() + seconds + 1.0
+    output = None
     try:
-        output, _ = child.communicate(json.dumps(question).encode(), timeout=seconds + 1.0)
-    except subprocess.TimeoutExpired:
-        return {"error": f"the statement took longer than {seconds:g} s; narrow it down"}
+        while output is None:
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                return {"error": TOO_LONG.format(seconds)}
+            if cancel is not None and cancel.is_set():
+                return {"error": "the statement was cancelled"}
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, _ = child.communicate(asked, timeout=rest if cancel is None else min(rest, LOOK_SECONDS))
+            asked = None
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -192,5 +207,5 @@ def _ask(database: Path, sql: str, max_rows: int, seconds: float) -> dict[str, A
     if isinstance(answer, dict):
         return answer
     if child.returncode == -signal.SIGXCPU:
-        return {"error": f"the statement took longer than {seconds:g} s; narrow it down"}
+        return {"error": TOO_LONG.format(seconds)}
     return {"error": "the statement needed more memory than it gets; narrow it down"}

@@ -16,8 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from fluxcore.log import read_events
-from fluxcore.runs import ENDED_STATES, RunState, entry_names, fold, unreadable
+from fluxcore.runs import ENDED_STATES, RunError, RunState, entry_names, load_run, unreadable
 
 from . import bulk, compaction
 from .logs import Files, RunLogs
@@ -77,8 +76,8 @@ class History:
         with self._lock:
             if name in self.compacted and name not in self._states:
                 try:
-                    self._states[name] = fold(name, read_events(self.outputs / name))
-                except OSError:
+                    self._states[name] = load_run(self.outputs, name)[1]
+                except RunError:
                     return None
             return self._states.get(name)
 
@@ -238,7 +237,9 @@ class History:
             self._read_plain(name, touched)
         if large:
             self._read_bulk(large, touched)
-        self._replace_rows({name: run_row(self._states[name]) for name in touched})
+        for name in touched:
+            self._states[name].bad_lines = self.bad_lines(name)
+        self._replace_rows({name: run_row(self._states[name]) for name in sorted(touched)})
         return len(touched)
 
     def _read_plain(self, name: str, touched: set[str]) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from .event import Event, EventError, decode
+from .seen import Seen
 
 CHUNK_BYTES = 8 * 1024 * 1024
 
@@ -63,11 +64,16 @@ class LogReader:
 
 
 class FolderReader:
-    """Follows every `events*.jsonl` of a run's folder: file order within a file; ts, writer, n across files."""
+    """Follows every `events*.jsonl` of a run's folder: file order within a file; ts, writer, n across files.
+
+    Where there are several, an event counts once: a synchronised folder leaves copies such as `events (1).jsonl`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._readers: dict[str, LogReader] = {}
+        self._seen: Seen | None = None
+        """Needed, and therefore kept, only while there are several files."""
 
     @property
     def bad_lines(self) -> int:
@@ -80,12 +86,28 @@ class FolderReader:
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call."""
+        names = sorted(path.name for path in self.folder.glob("events*.jsonl"))
+        if len(names) > 1 and self._seen is None:
+            self._seen = self._read_before()
         batches: list[list[Event]] = []
-        for path in sorted(self.folder.glob("events*.jsonl")):
-            batch = self.of(path.name).read_new()
+        for name in names:
+            batch = self.of(name).read_new()
+            if self._seen is not None:
+                batch = [event for event in batch if self._seen.add(event)]
             if batch:
                 batches.append(batch)
         return batches[0] if len(batches) == 1 else merge(batches)
+
+    def _read_before(self) -> Seen:
+        """What was handed out while there was one file: that is in no memory, so the file is read again so far."""
+        seen = Seen()
+        for reader in self._readers.values():
+            again, end = LogReader(reader.path), reader.offset
+            while again.offset < end and (lines := again.read_lines(min(CHUNK_BYTES, end - again.offset))):
+                for line in lines.split(b"\n"):
+                    if event := again.decode(line):
+                        seen.add(event)
+        return seen
 
 
 def merge(batches: list[list[Event]]) -> list[Event]:

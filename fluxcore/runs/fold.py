@@ -29,6 +29,8 @@ class RunState:
     started: str | None = None
     ended: str | None = None
     updated: str | None = None
+    bad_lines: int = 0
+    """How many lines of its log did not parse; whoever reads the log sets it."""
 
     config: dict[str, Any] = field(default_factory=dict)
     config_id: str = ""

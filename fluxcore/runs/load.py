@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fluxcore.log import read_events
+from fluxcore.log import FolderReader
 
 from .files import RunError, RunFolder, has_log, list_run_folders
 from .fold import RunState, fold
@@ -38,6 +38,9 @@ def unreadable(name: str, error: OSError) -> RunError:
 
 def _read(folder: RunFolder) -> RunState:
     try:
-        return fold(folder.name, read_events(folder.path))
+        reader = FolderReader(folder.path)
+        state = fold(folder.name, reader.read_new())
+        state.bad_lines = reader.bad_lines
+        return state
     except OSError as error:
         raise unreadable(folder.name, error) from None
