@@ -1,17 +1,16 @@
 """The guarded SQL box: what it answers, and that nothing hostile gets past it."""
 
-import hashlib
 import json
 import math
 import os
 import threading
 import time
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from cli_tools import call
 
+from benchmarks.hostile_sql import KINDS, MOST_SECONDS, attack, make_outputs
 from fluxcore.history import SqlRefused, connect, run_sql
 from fluxcore.log import EventLog
 
@@ -31,59 +30,6 @@ def outputs(tmp_path_factory):
     return root
 
 
-def fingerprint(root: Path) -> dict[str, str]:
-    """Every file of a folder outside `.history`, with its content."""
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and ".history" not in path.parts]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-WRITES = [
-    "INSERT INTO runs VALUES (1)",
-    "WITH x AS (INSERT INTO store.run_rows(run) VALUES ('evil') RETURNING *) SELECT * FROM x",
-    "WITH x AS (DELETE FROM store.event_rows RETURNING *) SELECT count(*) FROM x",
-    "EXPLAIN ANALYZE WITH x AS (UPDATE store.run_rows SET title = 'evil' RETURNING *) SELECT * FROM x",
-    "DROP VIEW runs",
-    "CREATE TABLE evil AS SELECT 1",
-    "CREATE TEMP TABLE evil AS SELECT 1",
-    "CREATE OR REPLACE MACRO evil() AS 1",
-    "COPY runs TO 'evil.csv'",
-    "EXPORT DATABASE 'evil'",
-    "ATTACH 'evil.duckdb'",
-    "ATTACH ':memory:' AS evil",
-    "DETACH store",
-    "USE memory",
-    "CHECKPOINT",
-    "VACUUM",
-    "BEGIN",
-    "PRAGMA database_list",
-    "CALL pragma_version()",
-    "PREPARE evil AS SELECT 1",
-    "SELECT 1; SELECT 2",
-    "SELECT 1; DROP VIEW runs",
-    "SELECT * FROM query('DROP VIEW runs')",
-]
-FILES = [
-    "SELECT * FROM read_text('/etc/passwd')",
-    "SELECT * FROM read_blob('/proc/self/environ')",
-    "SELECT * FROM read_csv('/etc/passwd')",
-    "SELECT * FROM read_json('a/events.jsonl')",
-    "SELECT * FROM '/etc/passwd'",
-    "SELECT * FROM glob('/*')",
-    "SELECT * FROM parquet_scan('/tmp/x.parquet')",
-    "SELECT * FROM sniff_csv('/etc/passwd')",
-    "SELECT * FROM duckdb_secrets()",
-    "INSTALL httpfs",
-    "LOAD httpfs",
-    "SELECT getenv('HOME')",
-    "SELECT * FROM question",
-]
-SETTINGS = [
-    "SET enable_external_access = true",
-    "SET lock_configuration = false",
-    "SET memory_limit = '100GB'",
-    "RESET memory_limit",
-    "SET allowed_directories = ['/']",
-]
 WRONG = [
     "",
     "   ",
@@ -94,43 +40,29 @@ WRONG = [
     "SELECT * FROM nowhere",
     "SELECT 'a",
 ]
-GREEDY = [
-    "SELECT repeat('x', 3000000000)",
-    "SELECT length(repeat('x', 1900000000))",
-    "SELECT printf('%2000000000d', 1)",
-    "SELECT list_sum(range(1000000000))",
-    "SELECT array_agg(repeat('x', 1000000)) FROM range(100000)",
-]
-ENDLESS = [
-    "SELECT count(*) FROM range(1000000000000)",
-    "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
-    "WITH RECURSIVE t AS (SELECT 1 AS a UNION ALL SELECT a FROM t) SELECT count(*) FROM t",
-]
 
 
-@pytest.mark.parametrize("statement", WRITES + FILES + SETTINGS + WRONG)
-def test_refused_and_harmless(outputs, statement):
-    before = fingerprint(outputs)
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    return make_outputs(tmp_path_factory.mktemp("target") / "outputs")
+
+
+@pytest.mark.parametrize(
+    "kind, statement", [(kind, statement) for kind, statements in KINDS.items() for statement in statements]
+)
+def test_nothing_hostile_gets_through(target, kind, statement):
+    assert attack(target, statement, MOST_SECONDS.get(kind, 10.0)) == ""
+
+
+@pytest.mark.parametrize("statement", WRONG)
+def test_what_is_no_statement_is_refused_in_a_sentence(outputs, statement):
     with pytest.raises(SqlRefused) as refused:
         run_sql(outputs, statement)
     assert str(refused.value) and "\n" not in str(refused.value)
-    assert fingerprint(outputs) == before
+
+
+def test_the_title_is_as_it_was_written(outputs):
     assert run_sql(outputs, "SELECT run, title FROM runs").rows == [["a", "it's “one”, with\nlines"]]
-    assert not list(outputs.rglob("evil*")) and not Path("evil.csv").exists()
-
-
-@pytest.mark.parametrize("statement", GREEDY)
-def test_memory_is_bounded(outputs, statement):
-    with pytest.raises(SqlRefused):
-        run_sql(outputs, statement, seconds=5)
-
-
-@pytest.mark.parametrize("statement", ENDLESS)
-def test_time_is_bounded(outputs, statement):
-    start = time.monotonic()
-    with pytest.raises(SqlRefused, match="longer than 1 s"):
-        run_sql(outputs, statement, seconds=1)
-    assert time.monotonic() - start < 10
 
 
 def test_a_statement_can_be_cancelled(outputs):
@@ -139,7 +71,7 @@ def test_a_statement_can_be_cancelled(outputs):
     timer.start()
     start = time.monotonic()
     with pytest.raises(SqlRefused, match="was cancelled"):
-        run_sql(outputs, ENDLESS[1], cancel=cancel)
+        run_sql(outputs, KINDS["time"][0], cancel=cancel)
     assert time.monotonic() - start < 5
     timer.join()
     assert run_sql(outputs, "SELECT 1", cancel=threading.Event()).rows == [[1]]
