@@ -23,15 +23,18 @@ def step_curve(history: History, run: str, column: str = "loss", *, points: int 
     state = history.state(run)
     # The view looks for steps that a later attempt redid: not needed where there was only one.
     source = "store.all_steps" if state and len(state.attempts) < 2 else "steps"
+    found = f"FROM {source} WHERE run = $run AND isfinite({column})"
+    # The range first, in a statement of its own: with constants the grouping takes half the time.
+    [span] = history.query(f"SELECT min(step) AS low, max(step) AS high, count(*) AS rows {found}", {"run": run})
+    low, width = span["low"] or 0, (span["high"] or 0) - (span["low"] or 0) + 1
+    stretches = max(2, points) // 2
+    stretch = f"step - {low}" if span["rows"] <= points else f"(step - {low}) * {stretches} // {width}"
     return history.table(
-        f"""WITH found AS (SELECT step, {column} AS value FROM {source} WHERE run = $run AND isfinite({column})),
-        range AS (SELECT min(step) AS low, max(step) - min(step) + 1 AS width, count(*) AS rows FROM found),
-        stretches AS (
-            SELECT arg_min(step, value) AS low_at, min(value) AS low_value,
-                arg_max(step, value) AS high_at, max(value) AS high_value, avg(value) AS mean
-            FROM found, range
-            GROUP BY CASE WHEN rows <= $points THEN step - low ELSE (step - low) * ($points // 2) // width END)
+        f"""WITH stretches AS (
+            SELECT arg_min(step, {column}) AS low_at, min({column}) AS low_value,
+                arg_max(step, {column}) AS high_at, max({column}) AS high_value, avg({column}) AS mean
+            {found} GROUP BY {stretch})
         SELECT low_at AS step, low_value AS value, mean FROM stretches
         UNION SELECT high_at, high_value, mean FROM stretches ORDER BY step""",
-        {"run": run, "points": max(2, points)},
+        {"run": run},
     )

@@ -47,8 +47,7 @@ def insert_events(connection: duckdb.DuckDBPyConnection, run: str, events: list[
     steps = [event for event in events if event.type == "train.step"]
     if steps:
         columns = {
-            name: pa.array([_number(event.data.get(name), kind) for event in steps], _ARROW[kind], from_pandas=False)
-            for name, kind in STEP_COLUMNS.items()
+            name: _numbers([event.data.get(name) for event in steps], kind) for name, kind in STEP_COLUMNS.items()
         }
         columns["attempt"] = pa.array([fitting(event.attempt, "BIGINT") for event in steps], pa.int64())
         columns["ts"] = pa.array([event.ts for event in steps], pa.string())
@@ -90,8 +89,14 @@ def fitting(value: Any, kind: str) -> Any:
     return value
 
 
-def _number(value: Any, kind: str) -> float | int | None:
-    return fitting(whole_number(value), kind) if kind == "BIGINT" else number(value)
+def _numbers(values: list[Any], kind: str) -> pa.Array:
+    """A column of numbers; what is none, or has another form, is looked at one by one."""
+    usual = int if kind == "BIGINT" else float
+    if any(type(value) is not usual for value in values):
+        values = [fitting(whole_number(value), kind) if kind == "BIGINT" else number(value) for value in values]
+    elif kind == "BIGINT" and not (-_INT64 <= min(values) and max(values) < _INT64):
+        values = [fitting(value, kind) for value in values]
+    return pa.array(values, _ARROW[kind], from_pandas=False)
 
 
 def as_json(value: Any) -> str:
