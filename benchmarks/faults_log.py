@@ -28,7 +28,7 @@ from rich.table import Table
 
 from fluxcore.log import EventLog, FolderReader, PatientLog, writer
 
-CALLS = ("open", "fstat", "stat", "pread", "write", "fdatasync", "ftruncate", "close", "flock")
+CALLS = ("open", "fstat", "stat", "lseek", "pread", "write", "fdatasync", "ftruncate", "close", "flock")
 FAULTS = ("ENOSPC", "EIO", "EINTR", "ENOLCK", "short", "all but the newline")
 DISK_BYTES = 64 * 1024
 

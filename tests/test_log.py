@@ -235,3 +235,15 @@ def test_a_patient_log_never_raises_and_keeps_the_order(tmp_path: Path, caplog: 
     assert patient.waiting == 0
     assert [event.data["step"] for event in read_events(folder)] == [0, 1, 2, 3]
     assert [event.n for event in read_events(folder)] == [1, 2, 3, 4]
+
+
+def test_a_log_that_was_replaced_is_noticed_by_events_that_wait_for_no_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fluxcore.log.writer.LOOK_SECONDS", 0.01)
+    log = EventLog(tmp_path, "trainer")
+    log.append("train.step", {"step": 1})
+    (tmp_path / "events.jsonl").rename(tmp_path / "gone")
+    time.sleep(0.02)
+    log.append("train.step", {"step": 2})
+    assert [event.data["step"] for event in read_events(tmp_path)] == [2]

@@ -94,7 +94,7 @@ def _numbers(values: list[Any], kind: str) -> pa.Array:
     usual = int if kind == "BIGINT" else float
     if any(type(value) is not usual for value in values):
         values = [fitting(whole_number(value), kind) if kind == "BIGINT" else number(value) for value in values]
-    elif kind == "BIGINT" and not (-_INT64 <= min(values) and max(values) < _INT64):
+    elif kind == "BIGINT" and not (min(values) >= -_INT64 and max(values) < _INT64):
         values = [fitting(value, kind) for value in values]
     return pa.array(values, _ARROW[kind], from_pandas=False)
 

@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -54,15 +53,19 @@ class Event(NamedTuple):
         return parse_ts(self.ts)
 
 
+_this_second = (0, "1970-01-01T00:00:00.")
+
+
 def utc_now() -> str:
     """The current time as the log writes it: `2026-11-23T20:01:15.123456Z`."""
-    second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_format_second(second)}.{nanoseconds // 1000:06d}Z"
-
-
-@lru_cache(maxsize=8)
-def _format_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+    global _this_second
+    microseconds = time.time_ns() // 1000
+    second, text = _this_second
+    if not 0 <= (rest := microseconds - second * 1_000_000) < 1_000_000:
+        second, rest = divmod(microseconds, 1_000_000)
+        text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        _this_second = second, text
+    return f"{text}{rest:06d}Z"
 
 
 def format_ts(moment: datetime) -> str:
@@ -89,20 +92,22 @@ def encode(event: Event) -> bytes:
 
     Raises TooLarge where the line would be longer than 256 KiB, EventError where the data is not JSON.
     """
-    line: dict[str, Any] = {"v": event.v, "ts": event.ts, "run": event.run, "type": event.type}
-    line |= {"source": event.source, "writer": event.writer, "n": event.n}
-    if event.attempt is not None:
-        line["attempt"] = event.attempt
-    line["data"] = event.data
+    ts, run, type, source, writer, n, data, attempt, v = event
+    line: dict[str, Any] = {
+        "v": v, "ts": ts, "run": run, "type": type, "source": source, "writer": writer, "n": n, "attempt": attempt,
+        "data": data,
+    }  # fmt: skip
+    if attempt is None:
+        del line["attempt"]
     try:
         encoded = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
         if b"null" in encoded:  # orjson writes NaN as null: a diverged loss would vanish in silence
-            line["data"] = keep_non_finite(event.data)
+            line["data"] = keep_non_finite(data)
             encoded = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
-        raise EventError(f"the data of a {event.type} event is not JSON: {error}") from None
+        raise EventError(f"the data of a {type} event is not JSON: {error}") from None
     if len(encoded) > MAX_LINE_BYTES:
-        raise TooLarge(f"a {event.type} event of {len(encoded)} bytes is over the log's limit of {MAX_LINE_BYTES}")
+        raise TooLarge(f"a {type} event of {len(encoded)} bytes is over the log's limit of {MAX_LINE_BYTES}")
     return encoded
 
 

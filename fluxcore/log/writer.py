@@ -22,8 +22,11 @@ from . import side
 from .event import DURABLE_TYPES, Event, EventError, TooLarge, encode, new_writer_id, utc_now
 
 LOCK_DEADLINE_SECONDS = 2.0
+LOOK_SECONDS = 0.1
+"""How often an append looks whether the log was replaced or removed; one that waits for the disk always looks."""
 NEVER_SPLIT = frozenset({"config.saved", "run.requested"})
 """Types of which the fold needs every word."""
+_TRY_LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,8 @@ class EventLog:
         self._identity = (0, 0)
         self._end = -1
         """Where our last line ended: as long as the file does too, it ends in a newline."""
+        self._look_at = float("-inf")
+        """When to look at the path again."""
         self._alone = False
         self._n = 0
 
@@ -80,16 +85,9 @@ class EventLog:
         Raises EventError (a config too large, not JSON) or OSError (disk full, folder gone); then nothing was written
         and the event's number is free again.
         """
-        event = Event(
-            ts=ts or self.now(),
-            run=self.run,
-            type=type,
-            source=self.source,
-            writer=self.writer,
-            n=self._n + 1,
-            data=data or {},
-            attempt=self.attempt if attempt is None else attempt,
-        )
+        if attempt is None:
+            attempt = self.attempt
+        event = Event(ts or self.now(), self.run, type, self.source, self.writer, self._n + 1, data or {}, attempt)
         durable = type in DURABLE_TYPES if durable is None else durable
         try:
             line = encode(event)
@@ -118,17 +116,23 @@ class EventLog:
 
     def _write(self, line: bytes, durable: bool) -> None:
         while True:
-            fd = self._open()
+            fd = self._open() if self._fd is None else self._fd
+            locked = False
             try:
-                locked = not self._alone and self._lock(fd)
+                if not self._alone:
+                    try:
+                        fcntl.flock(fd, _TRY_LOCK)
+                        locked = True
+                    except BlockingIOError:
+                        locked = self._wait_for_lock(fd)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
                 self._go_alone()
                 continue
             try:
-                size = self._size()
-                if size is not None:
+                if not durable and time.monotonic() < self._look_at or self._is_there():
+                    size = os.lseek(fd, 0, os.SEEK_END)
                     # Without the lock (its holder is stopped) others may write too: nothing can be taken back.
                     self._put(fd, line, size if locked or self._alone else None, durable)
                     return
@@ -175,19 +179,17 @@ class EventLog:
         except OSError:
             return True
 
-    def _lock(self, fd: int) -> bool:
-        """Take the lock; False where its holder keeps it past the deadline."""
-        deadline = None
-        while True:
+    def _wait_for_lock(self, fd: int) -> bool:
+        """Take the lock that another has; False where it is kept past the deadline."""
+        deadline = time.monotonic() + self._lock_deadline
+        while time.monotonic() <= deadline:
+            time.sleep(0.001)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, _TRY_LOCK)
                 return True
             except BlockingIOError:
-                now = time.monotonic()
-                deadline = deadline or now + self._lock_deadline
-                if now > deadline:
-                    return False
-                time.sleep(0.001)
+                pass
+        return False
 
     def _unlock(self, fd: int) -> None:
         try:
@@ -206,15 +208,17 @@ class EventLog:
             self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             status = os.fstat(self._fd)
             self._identity = status.st_ino, status.st_dev
+            self._look_at = float("-inf")
         return self._fd
 
-    def _size(self) -> int | None:
-        """Bytes of the log; None where its path leads to another file by now, or to none."""
+    def _is_there(self) -> bool:
+        """Whether our path still leads to the file that is open."""
         try:
             there = os.stat(self._path)
         except FileNotFoundError:
-            return None
-        return there.st_size if (there.st_ino, there.st_dev) == self._identity else None
+            return False
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        return (there.st_ino, there.st_dev) == self._identity
 
 
 class PatientLog:
