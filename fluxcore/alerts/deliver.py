@@ -13,7 +13,7 @@ logging.lastResort = None  # a logger without a handler would write to standard 
 
 import apprise  # noqa: E402
 
-from .message import Message  # noqa: E402
+from .message import DeliveryError, Message  # noqa: E402
 from .targets import Target  # noqa: E402
 
 ANSWER_SECONDS = 30.0
@@ -31,14 +31,6 @@ _STATUS_WORDS = {
 _RETRY_STATUS = frozenset({408, 425, 429})
 
 logging.getLogger("apprise").propagate = False
-
-
-class DeliveryError(Exception):
-    """A message that was not delivered: why, in words without an address. `final`: no later try can help."""
-
-    def __init__(self, why: str, *, final: bool = False) -> None:
-        super().__init__(why)
-        self.final = final
 
 
 class Door:

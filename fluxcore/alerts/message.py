@@ -26,6 +26,14 @@ class Message:
     look: str = "info"
 
 
+class DeliveryError(Exception):
+    """A message that was not delivered: why, in words without an address. `final`: no later try can help."""
+
+    def __init__(self, why: str, *, final: bool = False) -> None:
+        super().__init__(why)
+        self.final = final
+
+
 def compose(state: RunState, news: News, folder: RunFolder, host: str) -> Message:
     """The message about one event of a run. `state`: the log up to now; `host`: the machine's name."""
     title, lines = _WORDS[news.kind](state, news, folder)

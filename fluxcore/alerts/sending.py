@@ -32,7 +32,7 @@ from fluxcore.errors import UserError
 from fluxcore.log import EventLog, FolderReader, PatientLog
 from fluxcore.runs import RunFolder, RunState
 
-from .message import Message, compose, test_message
+from .message import DeliveryError, Message, compose, test_message
 from .pending import LAST_TRY_SECONDS, Pending, age, pending
 from .targets import Target, find_target, load_targets
 
@@ -47,7 +47,7 @@ class Door(Protocol):
     """A way to a target."""
 
     def send(self, message: Message) -> None:
-        """Deliver, or raise `deliver.DeliveryError`."""
+        """Deliver, or raise DeliveryError."""
 
 
 Open = Callable[[Target], Door]
@@ -154,8 +154,6 @@ def _send(
 
 
 def _try(item: Pending, message: Message, open_door: Open) -> tuple[str | None, bool]:
-    from .deliver import DeliveryError
-
     assert item.target is not None
     try:
         open_door(item.target).send(message)
@@ -171,8 +169,6 @@ def _door(target: Target) -> Door:
 
 
 def _usable(url: str) -> bool:
-    from .deliver import DeliveryError
-
     try:
         _door(Target("new", url))
     except DeliveryError:
@@ -181,8 +177,6 @@ def _usable(url: str) -> bool:
 
 
 def _test(outputs: Path, name: str) -> str | None:
-    from .deliver import DeliveryError
-
     try:
         _door(find_target(outputs, name)).send(test_message(name, socket.gethostname()))
     except (DeliveryError, UserError) as error:
