@@ -186,6 +186,26 @@ def test_a_dead_and_a_silent_target_keep_nobody_else_waiting(outputs: Path, hook
     assert str(caught.value) == "the test did not reach dead: it can't be reached, or did not answer"
 
 
+def test_an_address_that_apprise_refuses_is_said_in_our_words(outputs: Path) -> None:
+    add_target(outputs, "chat", f"tgram://{SECRET}")
+    folder = ended(outputs)
+    told(outputs)
+    why = "its address can't be used; remove it and add it again (see docs/alerts.md)"
+    assert outcomes(folder) == [("alert.failed", "chat", why)]
+
+
+def test_a_process_that_hangs_ends_itself_and_the_next_one_goes_on(outputs: Path, hook: Hook) -> None:
+    add_target(outputs, "hook", hook.url + "&rto=30")
+    folder = ended(outputs)
+    hook.hold.clear()
+    code = f"from fluxcore.alerts import sending as s; s.LONGEST_SECONDS = 2; s.main({['--outputs', str(outputs), '--run', 'cat']})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=sending_environment(), timeout=20)
+    assert done.returncode == -signal.SIGALRM and outcomes(folder) == []
+    hook.hold.set()
+    told(outputs)
+    assert outcomes(folder) == [("alert.sent", "hook", None)]
+
+
 def test_mail_with_a_password(outputs: Path) -> None:
     mails: list[Any] = []
 
@@ -227,7 +247,7 @@ def test_mail_with_a_password(outputs: Path) -> None:
 
 
 def test_apprise_says_what_is_an_address(outputs: Path) -> None:
-    for good in ("ntfys://ntfy.sh/topic", "discord://123456789/abcdefghijklmnop", "jsons://host/path"):
+    for good in ("ntfys://ntfy.sh/topic", "https://discord.com/api/webhooks/4174/Ab_c", "jsons://host/path"):
         check_url(good)
     for bad in ("nothing://host", f"tgram://{SECRET}", f"https://example.com/{SECRET}", "", "x"):
         with pytest.raises(UserError) as caught:
@@ -311,7 +331,7 @@ def test_a_runner_that_is_killed_while_it_tells_tells_nobody_twice_and_no_secret
     request_start(place.outputs, "cat", "cli")
     wait_until(lambda: len(hook.paths) == 2)  # both hang in the middle of being told
     workers = sending_processes(place.outputs)
-    assert len(workers) == 1
+    assert len(workers) == 1 and os.getsid(workers[0]) == workers[0], "a Ctrl-C for the runner is none for it"
     command = Path(f"/proc/{workers[0]}/cmdline").read_bytes()
     assert SECRET.encode() not in command and in_environment.encode() not in command
     place.kill_runner()

@@ -5,16 +5,13 @@ Import it in a short-lived process only: Apprise takes 0.4 s and 45 MB.
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
-logging.lastResort = None  # a logger without a handler would write to standard error
+import apprise
 
-import apprise  # noqa: E402
-
-from .message import DeliveryError, Message  # noqa: E402
-from .targets import Target  # noqa: E402
+from .message import DeliveryError, Message
+from .targets import Target
 
 ANSWER_SECONDS = 30.0
 """How long a service may take for one message."""
@@ -29,8 +26,6 @@ _STATUS_WORDS = {
     429: "it gets too many messages",
 }
 _RETRY_STATUS = frozenset({408, 425, 429})
-
-logging.getLogger("apprise").propagate = False
 
 
 class Door:
