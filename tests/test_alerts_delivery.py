@@ -206,6 +206,7 @@ def test_a_process_that_hangs_ends_itself_and_the_next_one_goes_on(outputs: Path
     assert outcomes(folder) == [("alert.sent", "hook", None)]
 
 
+@pytest.mark.filterwarnings("ignore:Requiring AUTH")  # there is no TLS to a server of this machine
 def test_mail_with_a_password(outputs: Path) -> None:
     mails: list[Any] = []
 
