@@ -15,6 +15,7 @@ from pathlib import Path
 from fluxcore.errors import UserError
 from fluxcore.runs import check_outputs, default_outputs
 
+from .alerts import Alerts, LocalSender
 from .clock import SystemClock
 from .executor import LocalExecutor
 from .gpus import NvmlGpus
@@ -94,9 +95,15 @@ def serve(instance: Instance, slots: int, leaving: Leaving) -> None:
     outputs = instance.outputs
     wake = Wake(outputs)
     leaving.ring = wake.ring
-    gpus = NvmlGpus()
+    gpus, clock = NvmlGpus(), SystemClock()
     runner = Runner(
-        outputs, executor=LocalExecutor(), gpus=gpus, host=LocalHost(), clock=SystemClock(), cpu_slots=slots
+        outputs,
+        executor=LocalExecutor(),
+        gpus=gpus,
+        host=LocalHost(),
+        clock=clock,
+        cpu_slots=slots,
+        alerts=Alerts(outputs, LocalSender(), clock),
     )
     wake.start()
     if wake.works:

@@ -133,8 +133,10 @@ class LocalExecutor:
             },
             "log": str(launch.folder.train_log),
         }
-        # The shim itself carries no mark of the run: the sweep for the run's processes must not find it.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLUXGYM_RUN")}
+        # The shim itself carries no mark of the run: the sweep for the run's processes must not find it. A trainer has
+        # no business with the secrets of the alerts.
+        hidden = ("FLUXGYM_RUN", "FLUXGYM_ALERTS")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         with open(launch.folder.train_log, "ab") as log:  # a file, never a pipe: an undrained pipe stops its writer
             shim = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(SHIM), json.dumps(order)],

@@ -15,6 +15,7 @@ from fluxcore.runs import RunError, RunFolder, is_valid_name, list_run_folders
 from fluxcore.runs.auto_resume import auto_resume_follows
 
 from . import attempts, spawning
+from .alerts import Alerts
 from .clock import Clock
 from .executor import Executor
 from .gpus import Gpus
@@ -40,7 +41,15 @@ class Runner:
     """Supervises all runs of one outputs folder. Machine, GPUs and time are given, so that tests need none of them."""
 
     def __init__(
-        self, outputs: Path, *, executor: Executor, gpus: Gpus, host: Host, clock: Clock, cpu_slots: int = 1
+        self,
+        outputs: Path,
+        *,
+        executor: Executor,
+        gpus: Gpus,
+        host: Host,
+        clock: Clock,
+        cpu_slots: int = 1,
+        alerts: Alerts | None = None,
     ) -> None:
         self.outputs = outputs
         self.executor = executor
@@ -48,6 +57,7 @@ class Runner:
         self.host = host
         self.clock = clock
         self.cpu_slots = cpu_slots
+        self.alerts = alerts
         self.poll_seconds = POLL_SECONDS
         self.runs: dict[str, Run] = {}
         self._polled_at = float("-inf")
@@ -69,6 +79,8 @@ class Runner:
         self._each(live, self.judge)
         self._each(live, self.act)
         self._each(live, Run.show)
+        if self.alerts is not None:
+            self.alerts.turn(live, self.runs)
         self.executor.reap()
         return self._due(live)
 
@@ -234,6 +246,8 @@ class Runner:
 
     def _due(self, live: list[Run]) -> float:
         due, now = self.poll_seconds, self.clock.monotonic()
+        if self.alerts is not None:
+            due = min(due, self.alerts.due())
         for run in live:
             if run.paused_until > now or run.retry_at > now:
                 due = min(due, LIVE_SECONDS)

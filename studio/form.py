@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import streamlit as st
 
+from fluxcore.alerts import load_targets
 from fluxcore.config import GROUPS, VRAM_PRESETS, ConfigError, RunConfig, defaults, parse_config
 from fluxcore.config.names import slugify
 from fluxcore.errors import UserError
@@ -45,6 +46,7 @@ LABELS = {
     "stall_seconds": "Stuck after (seconds)",
     "sample_gpu_seconds": "Look at the GPU every (seconds)",
     "stop_grace_seconds": "Time to save when stopped (seconds)",
+    "alerts": "Alerts",
     "workers": "Reader threads",
     "mixed_precision": "Precision of the base model",
     "save_precision": "Precision of the saved LoRA",
@@ -116,6 +118,8 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
         st.segmented_control(options=list(VRAM_PRESETS), required=True, width="stretch", **common)
     elif name == "sample_prompts":
         st.text_area(height=120, placeholder=PLACEHOLDERS[name], **common)
+    elif name == "alerts":  # chosen, never typed: a draft keeps every letter, and an address holds a secret
+        st.selectbox(options=_alert_choices(draft), **common)
     elif get_origin(info.annotation) is Literal:
         st.selectbox(options=list(get_args(info.annotation)), **common)
     elif info.annotation is bool:
@@ -197,6 +201,15 @@ def _model_title(name: str) -> str:
         return find_model(name).title
     except UserError:
         return name
+
+
+def _alert_choices(draft: Draft) -> list[str]:
+    """All, nobody, each target, and what the draft says."""
+    try:
+        names = [target.name for target in load_targets(draft.outputs)]
+    except UserError:
+        names = []
+    return list(dict.fromkeys(["all", "off", *names, str(draft.values["alerts"])]))
 
 
 def _step(default: float) -> float:

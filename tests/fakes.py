@@ -12,6 +12,7 @@ from fluxcore.config import parse_config
 from fluxcore.log import Event, EventLog, format_ts, read_events
 from fluxcore.runs import RunFolder, RunState, fold
 from fluxcore.runs.processes import Identity
+from runner.alerts import Alerts, Sender
 from runner.executor import Activity, Exit, Launch, Record
 from runner.loop import Runner
 from tests.stub_trainer import save_state, tiny_safetensors
@@ -177,9 +178,12 @@ class FakeHost:
 class World:
     """An outputs folder, a runner on a fake machine, and shorthand for what tests do."""
 
-    def __init__(self, outputs: Path, *, gpus: FakeGpus | None = None, cpu_slots: int = 1) -> None:
+    def __init__(
+        self, outputs: Path, *, gpus: FakeGpus | None = None, cpu_slots: int = 1, sender: Sender | None = None
+    ) -> None:
         self.outputs = outputs
         self.clock = FakeClock()
+        self.sender = sender
         self.executor = FakeExecutor(self.clock)
         self.gpus = gpus or FakeGpus()
         self.cpu_slots = cpu_slots
@@ -194,6 +198,7 @@ class World:
             host=FakeHost(),
             clock=self.clock,
             cpu_slots=self.cpu_slots,
+            alerts=Alerts(self.outputs, self.sender, self.clock) if self.sender else None,
         )
         return self.runner
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from fluxcore.alerts import add_target
 from fluxcore.config import RunConfig
 from fluxcore.log import read_events
 from fluxcore.runs import RunError, load_run
@@ -80,6 +81,16 @@ def test_what_is_typed_is_there_for_the_next_visitor(outputs):
     assert again.number_input(key="form.network_dim").value == 16
     assert again.text_area(key="form.sample_prompts").value == "one\ntwo"
     assert again.checkbox(key="form.enable_monitoring").value is False
+
+
+def test_whom_to_tell_is_chosen_and_never_typed(outputs):
+    add_target(outputs, "phone", "ntfys://ntfy.sh/s3cret")
+    app = open_page()
+    chosen = app.selectbox(key="form.alerts")
+    assert chosen.options == ["all", "off", "phone"] and chosen.value == "all"
+    chosen.set_value("phone").run()
+    assert open_page().selectbox(key="form.alerts").value == "phone"
+    assert not app.selectbox(key="form.alerts").proto.accept_new_options and "s3cret" not in text(app)
 
 
 def test_another_page_and_back_forgets_nothing(outputs):

@@ -114,7 +114,7 @@ def test_every_number_and_text_has_a_limit_and_all_of_them_fit_into_one_line_of_
             assert limit < 2**63, name
             with pytest.raises(ConfigError, match="must be at most"):
                 parse_config({name: 10**23})
-        elif field.annotation is str and name not in ("lora_name", "vram", "learning_rate"):
+        elif field.annotation is str and name not in ("lora_name", "vram", "learning_rate", "alerts"):
             longest = next(item.max_length for item in field.metadata if hasattr(item, "max_length"))
             worst[name] = "\x01" * longest  # six bytes each in JSON
             with pytest.raises(ConfigError, match=f"{name} must be at most .* characters"):
@@ -123,6 +123,25 @@ def test_every_number_and_text_has_a_limit_and_all_of_them_fit_into_one_line_of_
     encode(Event("", "x" * 64, "config.saved", "app", "app-1-1", 1, {"config": config.model_dump()}))
     with pytest.raises(ConfigError, match="learning_rate"):
         parse_config({"learning_rate": "0" * 100_000 + "1"})
+
+
+def test_alerts_are_names_and_an_address_given_for_one_is_not_repeated() -> None:
+    for given, kept in (("all", "all"), (" Off ", "off"), ("phone,mail , phone", "phone, mail")):
+        assert parse_config({"alerts": given}).alerts == kept
+    wrong = (
+        "",
+        ",",
+        "all, phone",
+        "ntfys://ntfy.sh/s3cret",
+        "phone=ntfys://s3cret",
+        "my s3cret",
+        ["s3cret"],
+        "s3cret" * 1000,
+    )
+    for given in wrong:
+        with pytest.raises(ConfigError, match="^alerts takes all, off, or names") as caught:
+            parse_config({"alerts": given})
+        assert "s3cret" not in f"{caught.value} {caught.value.fields}"
 
 
 def test_paths_count_from_the_callers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

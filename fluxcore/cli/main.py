@@ -11,7 +11,7 @@ import typer
 
 from fluxcore.errors import UserError
 
-from . import demo, files, look, query, remove, runs, serve, testing
+from . import alerts, demo, files, look, query, remove, runs, serve, testing
 from .out import note
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 64, 70, 130
@@ -50,6 +50,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 }
 for verb, function in VERBS.items():
     cli.command(verb)(function)
+cli.add_typer(alerts.cli, name="alerts")
 cli.command("test", context_settings=PASS_ON)(testing.test)
 cli.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(testing.bench)
 

@@ -169,6 +169,11 @@ class RunConfig(BaseModel):
         2, "monitoring", "How often a stuck or crashed run is resumed by itself; 0 = never.", ge=0, le=100
     )
 
+    alerts: str = _option(
+        "all", "monitoring", "Who is told how the run goes: all alert targets, off, or names of targets: phone, mail.",
+        max_length=1000,
+    )  # fmt: skip
+
     @field_validator("lora_name")
     @classmethod
     def _name_is_valid(cls, value: str) -> str:
@@ -189,6 +194,17 @@ class RunConfig(BaseModel):
         if len(text) > 32:
             raise ValueError("must be a number such as 8e-4, at most 32 characters long")
         return text
+
+    @field_validator("alerts", mode="before")
+    @classmethod
+    def _alerts_are_names(cls, value: Any) -> str:
+        names = [name.strip() for name in str(value).split(",") if name.strip()]
+        names = [name.lower() if name.lower() in ("all", "off") else name for name in names]
+        alone = len(names) == 1 or not {"all", "off"} & set(names)
+        if not names or not alone or not all(is_valid_name(name) for name in names):
+            # Without what was given: an address, with its secret, may have been put here.
+            raise ValueError("alerts takes all, off, or names of alert targets such as phone, mail; never an address")
+        return ", ".join(dict.fromkeys(names))
 
     @field_validator("concept_sentence", "sample_prompts", mode="before")
     @classmethod

@@ -71,6 +71,12 @@ _IDENTITY = (
         "start_ticks", "its start as the kernel counts, which no clock change alters", 123456, "ticks", optional=True
     ),
 )
+_ALERT = (
+    Field("name", "the target's name", "phone"),
+    Field("target", 'its address, all but the scheme masked; "" where there is none of that name', "ntfys://****"),
+    Field("event", "the event that it is about, as `writer:n`", "runner-5120-9c1e:31"),
+    Field("kind", "`completed` `failed` `stalled` `resumed` `stopped` `disk`", "completed"),
+)
 
 TYPES: tuple[EventType, ...] = (
     EventType(
@@ -331,6 +337,20 @@ TYPES: tuple[EventType, ...] = (
             Field("step", "how far it came", 512, "optimizer steps"),
             *_RESUME,
         ),
+        durable=True,
+    ),
+    EventType(
+        "alert.sent",
+        "runner",
+        "a person was told of an event; no other process tells that target of it again",
+        (*_ALERT, Field("error", "null", None, maybe=True)),
+        durable=True,
+    ),
+    EventType(
+        "alert.failed",
+        "runner",
+        "a person could not be told, and it is not tried again",
+        (*_ALERT, Field("error", "why, without anything secret", "it answered 401 (it does not accept the password)")),
         durable=True,
     ),
     EventType("run.noted", _PEOPLE, "a note on the run", (Field("note", "its text", "the good one"),), True),

@@ -81,6 +81,11 @@ class RunFolder:
         return self.path / ".attempts" / f"{number:04d}"
 
     @property
+    def alerts_lock(self) -> Path:
+        """Held by the process that tells people of this run: never two at a time."""
+        return self.path / ".alerts.lock"
+
+    @property
     def final_weights(self) -> Path:
         return self.path / f"{self.name}.safetensors"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fluxcore.log import Event, parse_ts
 
+from .news import NOTED, RECENT, News, take_note
 from .records import LIVE_STATES, Attempt, Checkpoint, Request
 from .transitions import TRANSITIONS
 
@@ -80,6 +81,8 @@ class RunState:
     resume_checkpoint: str | None = None
     resume_step: int | None = None
     weights: str | None = None
+    news: deque[News] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """What people are told of, the newest last (see `fluxcore.alerts`)."""
     _before_request: tuple[str, str | None] = ("draft", None)
 
     @property
@@ -136,11 +139,13 @@ class RunState:
             self.created = event.ts
         self.updated = event.ts
         handler = TRANSITIONS.get(event.type)
-        if handler is not None:
-            try:
+        try:
+            if handler is not None:
                 handler(self, event, event.data)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                pass  # a malformed event of a known type says nothing
+            if event.type in NOTED:
+                take_note(self, event)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass  # a malformed event of a known type says nothing
 
 
 def fold(name: str, events: Iterable[Event]) -> RunState:

@@ -1,0 +1,127 @@
+"""What an alert says: which run, what happened at which step, what to do, where to go on from, and how."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from fluxcore import units
+from fluxcore.log import number
+from fluxcore.runs import RunFolder, RunState
+from fluxcore.runs.auto_resume import auto_resume_follows
+from fluxcore.runs.files import PROJECT_ROOT
+from fluxcore.runs.news import News
+
+LOOKS = {"completed": "success", "failed": "failure", "stalled": "failure", "resumed": "info"}
+"""Apprise's kind of message by ours; the others are warnings."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A title, plain sentences one a line, and which of Apprise's four kinds it is."""
+
+    title: str
+    body: str
+    look: str = "info"
+
+
+class DeliveryError(Exception):
+    """A message that was not delivered: why, in words without an address. `final`: no later try can help."""
+
+    def __init__(self, why: str, *, final: bool = False) -> None:
+        super().__init__(why)
+        self.final = final
+
+
+def compose(state: RunState, news: News, folder: RunFolder, host: str) -> Message:
+    """The message about one event of a run. `state`: the log up to now; `host`: the machine's name."""
+    title, lines = _WORDS[news.kind](state, news, folder)
+    name = f"{state.title} ({state.name})" if state.title else state.name
+    return Message(f"{name} {title}", "\n".join([*lines, f"Machine: {host}"]), LOOKS.get(news.kind, "warning"))
+
+
+def test_message(target: str, host: str) -> Message:
+    """What "send a test" sends."""
+    return Message("FluxGym: a test", f"The alert target {target!r} works.\nMachine: {host}")
+
+
+def command(verb: str, folder: RunFolder, *more: str) -> str:
+    """The command line that does it, to be copied: from the project's folder."""
+    outputs = folder.path.absolute().parent
+    place = [] if outputs == PROJECT_ROOT / "outputs" else ["--outputs", str(outputs)]
+    return shlex.join(["./fluxgym", verb, folder.name, *more, *place])
+
+
+def _completed(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
+    data = news.data
+    loss = number(data.get("final_loss"))
+    took = f"{units.plural(news.step, 'step')} in {units.duration(number(data.get('seconds')))}"
+    lines = [took + (f", final loss {units.loss(loss)}." if loss is not None else ".")]
+    return "is finished", [*lines, f"The LoRA: {folder.path.absolute() / str(data.get('weights') or '')}"]
+
+
+def _failed(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
+    reason = str(news.data.get("reason") or "crash")
+    return f"failed {_at(news)} ({reason})", [str(news.data.get("hint") or ""), *_going_on(state, news, folder)]
+
+
+def _stalled(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
+    evidence = news.data.get("evidence")
+    evidence = evidence if isinstance(evidence, dict) else {}
+    waited = units.duration(number(evidence.get("seconds_without_progress")))
+    phase = f" in the phase {evidence['phase']!r}" if evidence.get("phase") else ""
+    what = f"No progress for {waited}{phase}, so it was ended ({news.data.get('verdict')})."
+    return f"was stuck {_at(news)}", [what, *_going_on(state, news, folder)]
+
+
+def _resumed(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
+    data = news.data
+    where = f"Attempt {news.attempt} began from {data.get('resume_from')}."
+    return f"goes on by itself from step {data.get('resume_step')}", [where, f"To stop it: {command('stop', folder)}"]
+
+
+def _stopped(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
+    reason = str(news.data.get("reason"))
+    why = {"disk_low": "the disk is almost full", "shutdown": "the machine shuts down"}.get(reason, reason)
+    hint = str(news.data.get("hint") or (_MAKE_ROOM if reason == "disk_low" else ""))
+    return f"was stopped {_at(news)}: {why}", [*([hint] if hint else []), *_going_on(state, news, folder)]
+
+
+def _disk(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
+    free = number(news.data.get("free_gib"))
+    left = (
+        [f"{free:.1f} GiB are left; with less than a checkpoint needs it will be stopped."] if free is not None else []
+    )
+    return f"may run out of disk {_at(news)}", [*left, _MAKE_ROOM]
+
+
+_MAKE_ROOM = "Make room: delete old runs (./fluxgym prune --older-than 30d) or checkpoints that you don't need."
+_WORDS: dict[str, Any] = {
+    "completed": _completed,
+    "failed": _failed,
+    "stalled": _stalled,
+    "resumed": _resumed,
+    "stopped": _stopped,
+    "disk": _disk,
+}
+
+
+def _at(news: News) -> str:
+    total = f" of {news.total_steps}" if news.total_steps else ""
+    return f"at step {news.step}{total}"
+
+
+def _going_on(state: RunState, news: News, folder: RunFolder) -> list[str]:
+    """Where it can go on from, and by whom."""
+    newest = state.attempt is None or state.attempt.number == news.attempt
+    found: Any = (state.resume_checkpoint, state.resume_step)
+    if not newest:  # it goes on already: what was said at that time
+        found = (news.data.get("resume_checkpoint"), news.data.get("resume_step"))
+    checkpoint, step = found
+    if checkpoint is None:
+        return ["There is no checkpoint to go on from.", f"To begin again: {command('start', folder, '--restart')}"]
+    where = f"{checkpoint} (step {step})"
+    if not newest or auto_resume_follows(state) or any(request.is_automatic for request in state.requests):
+        return [f"It resumes by itself from {where}."]
+    return [f"Checkpoint to go on from: {where}", f"To resume: {command('resume', folder)}"]

@@ -1,0 +1,161 @@
+"""When people are told: the loop's side of alerts. It starts a short-lived process for a run that has news, and again,
+later and later, until the log says that everybody was told or could not be. It never waits for one.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fluxcore.alerts.child import sending_command, sending_environment
+from fluxcore.alerts.pending import pending, recent
+from fluxcore.alerts.targets import load_targets
+from fluxcore.errors import UserError
+from fluxcore.runs.files import PROJECT_ROOT
+
+from .clock import Clock
+from .run import Run
+
+FIRST_SECONDS, LONGEST_SECONDS, TIMES = 5.0, 300.0, 3
+"""How long after a try the next one comes: 5 s, 15 s, 45 s, 135 s, then 5 minutes, until the news is an hour old."""
+LOOK_SECONDS = 1.0
+"""How often it is looked whether a sending process has ended; what it wrote wakes the loop before that."""
+
+log = logging.getLogger(__name__)
+
+
+class Sending(Protocol):
+    """A process that tells people of one run, once."""
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it lives."""
+
+
+class Sender(Protocol):
+    """Starts such processes."""
+
+    def start(self, outputs: Path, run: str) -> Sending:
+        """Start one and return at once. Raises OSError."""
+
+
+class LocalSender:
+    """Processes of this machine, each in a session of its own: they outlive the runner and note what they did."""
+
+    def start(self, outputs: Path, run: str) -> Sending:
+        return subprocess.Popen(
+            sending_command("--outputs", str(outputs), "--run", run),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # what a library says there may hold an address
+            cwd=PROJECT_ROOT,
+            env=sending_environment(),
+            start_new_session=True,
+        )
+
+
+@dataclass
+class _Wait:
+    """A run with news: the process at work, if any, and when the next one is due (infinity: everybody was told)."""
+
+    due: float = float("inf")
+    pause: float = FIRST_SECONDS
+    sending: Sending | None = None
+    seen: set[str] = field(default_factory=set)
+    """The events that it is about; one that is new is told at once, whatever failed before."""
+    noted: set[tuple[str, str]] = field(default_factory=set)
+    """Event and target of each outcome that is in monitor.log."""
+
+    def put_off(self, now: float) -> None:
+        """The next one comes later, and the one after it later still."""
+        self.due, self.pause = now + self.pause, min(LONGEST_SECONDS, self.pause * TIMES)
+
+
+class Alerts:
+    """Sees that people are told of what happens to the runs of one outputs folder."""
+
+    def __init__(self, outputs: Path, sender: Sender, clock: Clock) -> None:
+        self._outputs, self._sender, self._clock = outputs, sender, clock
+        self._waits: dict[str, _Wait] = {}
+        self._trouble = ""
+
+    def turn(self, live: list[Run], runs: dict[str, Run]) -> None:
+        """Look at the runs whose log changed, at processes that ended, and at what is due. Never raises: telling is
+        worth less than supervising."""
+        try:
+            self._turn(live, runs)
+        except Exception as error:  # nothing of the error's text: it might hold an address
+            self._say(f"alerts: a step failed with {type(error).__name__}")
+
+    def due(self) -> float:
+        """In how many seconds there is something to do; infinity where nothing waits."""
+        now = self._clock.monotonic()
+        waits = self._waits.values()
+        return min((LOOK_SECONDS if wait.sending else max(0.0, wait.due - now) for wait in waits), default=float("inf"))
+
+    def _turn(self, live: list[Run], runs: dict[str, Run]) -> None:
+        now = self._clock.monotonic()
+        for run in live:
+            if run.state.news:
+                self._look(run, now)
+        for name, wait in list(self._waits.items()):
+            found = runs.get(name)
+            if wait.sending is not None:
+                if wait.sending.poll() is None:
+                    continue
+                wait.sending = None
+                wait.put_off(now)
+                if found is not None:
+                    found.refresh()
+                    self._note(found, wait)
+            if found is None:
+                del self._waits[name]
+            elif now >= wait.due:
+                self._start(found, wait, now)
+
+    def _look(self, run: Run, now: float) -> None:
+        """Take up what is new. What was settled before this runner looked is in monitor.log already."""
+        events = {news.event for news in recent(run.state, self._clock.now())}
+        wait = self._waits.get(run.name)
+        if wait is None:
+            wait = self._waits[run.name] = _Wait(
+                noted={(news.event, name) for news in run.state.news for name in news.settled}
+            )
+        if events - wait.seen:
+            wait.due, wait.pause = now, FIRST_SECONDS
+            wait.seen |= events
+        self._note(run, wait)
+
+    def _start(self, run: Run, wait: _Wait, now: float) -> None:
+        """Start a process where anybody is still to be told of something."""
+        try:
+            if pending(run.state, load_targets(self._outputs), self._clock.now()):
+                wait.sending = self._sender.start(self._outputs, run.name)
+            else:
+                wait.due = float("inf")
+            self._trouble = ""
+        except UserError as error:  # the file of the targets
+            self._say(f"alerts: {error}")
+            wait.put_off(now)
+        except OSError as error:
+            self._say(f"alerts: the process that sends can't be started: {error.strerror}")
+            wait.put_off(now)
+
+    def _note(self, run: Run, wait: _Wait) -> None:
+        """What came of it, for monitor.log."""
+        for news in run.state.news:
+            for name, error in news.settled.items():
+                if (news.event, name) in wait.noted:
+                    continue
+                wait.noted.add((news.event, name))
+                if error is None:
+                    run.note(f"alert sent to {name}: {news.kind}")
+                else:
+                    run.note(f"alert to {name} ({news.kind}) failed: {error}", "WARNING")
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.warning("%s", trouble)
+        self._trouble = trouble
