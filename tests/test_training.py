@@ -268,6 +268,39 @@ def test_a_full_disk_while_a_state_is_saved_is_called_that_and_leaves_nothing(
     assert list(folder.path.iterdir()) == []
 
 
+def test_a_state_that_can_not_be_saved_costs_no_older_one(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from fluxcore.config import parse_config
+    from fluxcore.training.train import Training
+    from tests.stub_trainer import save_state as older_state
+
+    class Accelerator:
+        full = True
+
+        def save_state(self, folder: str) -> None:
+            assert (tmp_path / "kept" / "kept-000001-state").exists(), "the old one goes only once the new one is whole"
+            if self.full:
+                raise OSError(28, "No space left on device")
+            older_state(Path(folder).parent, Path(folder).name + ".2", 2)
+            for file in (Path(folder).parent / (Path(folder).name + ".2")).iterdir():
+                shutil.copy(file, folder)
+
+    folder = RunFolder.of(tmp_path, "kept")
+    folder.path.mkdir()
+    older_state(folder.path, "kept-000001-state", 1)
+    config = parse_config({"lora_name": "kept", "save_last_n_epochs_state": 1})
+    log = SimpleNamespace(append=lambda *_: None)
+    training = Training(folder, config, log)  # type: ignore[arg-type]
+    accelerator = Accelerator()
+    with pytest.raises(OSError, match="No space"):
+        training._save_state(accelerator, folder.epoch_state(2), 2, 2)  # type: ignore[arg-type]
+    assert folder.epoch_state(1).is_dir() and not folder.epoch_state(2).exists()
+    accelerator.full = False
+    training._save_state(accelerator, folder.epoch_state(2), 2, 2)  # type: ignore[arg-type]
+    assert folder.epoch_state(2).is_dir() and not folder.epoch_state(1).exists()
+
+
 def test_what_lies_beyond_the_resume_point_is_set_aside_not_overwritten(tmp_path: Path, pictures: Path) -> None:
     folder = new_run(tmp_path, "rewound", pictures, max_train_steps=6, save_every_n_steps=2)
     assert train(folder) == 0

@@ -59,6 +59,7 @@ def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool]) -> Tra
     from fluxcore.log import EventLog, PatientLog
     from fluxcore.runs import find_state, load_run
     from fluxcore.runs.checkpoints import set_aside
+    from fluxcore.runs.retention import sweep_leftovers
 
     from .failures import Exit, TrainingError
     from .train import Training
@@ -79,6 +80,7 @@ def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool]) -> Tra
             raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {wanted} can't be resumed from: {problem}")
         resume_from, step = found.path, found.step
     log = PatientLog(EventLog(folder.path, "trainer", attempt=arguments.attempt))
+    sweep_leftovers(folder)
     set_aside(folder, step, state)
     return Training(folder, config, log, resume_from, stopping)
 

@@ -99,30 +99,3 @@ def load_state(accelerator: Accelerator, transformer: torch.nn.Module, path: Pat
 def _describe(tensors: dict[str, torch.Tensor]) -> str:
     ranks = sorted({value.shape[0] for name, value in tensors.items() if ".lora_A." in name})
     return f"a LoRA of rank {', '.join(map(str, ranks)) or '?'} on {len(tensors) // 2} layers"
-
-
-def prune_states(folder: RunFolder, keep_epochs: int, keep_steps: int, step: int) -> None:
-    """Delete epoch states but the newest `keep_epochs`, and step states more than `keep_steps` steps old (0 = none).
-
-    Called after a newer state was saved, so the newest complete one is never among them.
-    """
-    from fluxcore.runs.checkpoints import list_checkpoints
-    from fluxcore.runs.files import parse_checkpoint_name
-
-    states = [found for found in list_checkpoints(folder) if found.kind == "state" and found.complete]
-    newest = max(states, key=lambda found: found.step or 0, default=None)
-    by_epoch, doomed = [], []
-    for found in states:
-        _, epoch, at_step = parse_checkpoint_name(folder.name, found.name) or ("", None, None)
-        if epoch is not None:
-            by_epoch.append(found)
-        elif at_step is not None and keep_steps and at_step <= step - keep_steps:
-            doomed.append(found)
-    if keep_epochs:
-        doomed += sorted(by_epoch, key=lambda found: found.step or 0)[:-keep_epochs]
-    for found in doomed:
-        if found is not newest:
-            gone = found.path.with_name(f".{found.name}.gone")
-            shutil.rmtree(gone, ignore_errors=True)
-            os.rename(found.path, gone)
-            shutil.rmtree(gone, ignore_errors=True)

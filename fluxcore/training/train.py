@@ -31,6 +31,7 @@ from fluxcore.models.flux import LORA_TARGETS, PromptBatch, pack, predict_veloci
 from fluxcore.models.loading import PromptEmbedding, TextSide, load_image_side, locate
 from fluxcore.models.registry import BaseModel, find_model
 from fluxcore.runs.files import RunFolder
+from fluxcore.runs.retention import prune_states
 
 from . import randomness
 from .cache import encode_dataset, encode_prompts
@@ -42,7 +43,7 @@ from .metadata import training_info
 from .noise_levels import draw_sigmas
 from .prompts import SamplePrompt, parse_prompts
 from .sampling import draw, save_png
-from .states import keep_states_small, load_state, lora_state, prune_states, save_state
+from .states import keep_states_small, load_state, lora_state, save_state
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOG_SECONDS = 2.0
