@@ -49,3 +49,9 @@ def size(count: float) -> str:
 def plural(count: int, what: str) -> str:
     """`1 picture`, `1,200 pictures`."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def gib(count: float) -> str:
+    """Bytes as disks and GPUs are spoken of here: `0.25 GiB`, `1.3 GiB`, `41 GiB`."""
+    value = count / 2**30
+    return f"{value:.0f} GiB" if value >= 10 else f"{value:.1f} GiB" if value >= 1 else f"{value:.2f} GiB"

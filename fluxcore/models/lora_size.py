@@ -1,0 +1,60 @@
+"""How large a LoRA on a base model is, from the model's own config file or what is known of its family. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .registry import BaseModel
+
+MLP_RATIO = 4
+
+
+@dataclass(frozen=True)
+class LoraSize:
+    """Numbers of values for a LoRA of rank r on every linear layer of the blocks.
+
+    `trained` × r: the trained parameters. `in_file` × r: what sd-scripts' format holds, where the three or four
+    projections that FLUX fuses into one have block-diagonal ups, zeros included. `layers`: adapted layers.
+    """
+
+    trained: int
+    in_file: int
+    layers: int
+
+
+def flux_lora_size(double_blocks: int, single_blocks: int, width: int) -> LoraSize:
+    """Of a FLUX transformer."""
+    hidden = MLP_RATIO * width
+    # One linear layer of n inputs and m outputs has (n + m) × r values.
+    qkv, out, mlp = 3 * (width + width), width + width, 2 * (width + hidden)
+    double = 2 * (qkv + out + mlp + width + 6 * width)
+    single = qkv + (width + hidden) + (hidden + width + width) + (width + 3 * width)
+    fused_qkv = 3 * width + 3 * (3 * width)
+    fused_linear1 = 4 * width + 4 * (3 * width + hidden)
+    trained = double_blocks * double + single_blocks * single
+    in_file = trained + double_blocks * 2 * (fused_qkv - qkv)
+    in_file += single_blocks * (fused_linear1 - qkv - (width + hidden))
+    return LoraSize(trained, in_file, 14 * double_blocks + 6 * single_blocks)
+
+
+FLUX_1 = flux_lora_size(19, 38, 24 * 128)
+
+
+def lora_size(model: BaseModel) -> LoraSize | None:
+    """Of a base model; None where that can't be told without loading it."""
+    if model.family != "flux":
+        return None
+    if model.path is None:
+        return FLUX_1
+    return _from_config(model.path / "transformer" / "config.json")
+
+
+def _from_config(file: Path) -> LoraSize | None:
+    try:
+        values = json.loads(file.read_text())
+        width = int(values["num_attention_heads"]) * int(values["attention_head_dim"])
+        return flux_lora_size(int(values["num_layers"]), int(values["num_single_layers"]), width)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
