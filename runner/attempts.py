@@ -12,7 +12,7 @@ from fluxcore.runs.checkpoints import safetensors_problem
 from fluxcore.runs.processes import Identity
 from fluxcore.runs.records import Attempt
 
-from .endings import explain, read_tail, was_stopped
+from .endings import STOP_HINTS, explain, read_tail, was_stopped
 from .executor import Executor, Exit, Record
 from .kill import TreeKill
 from .run import Run
@@ -103,9 +103,12 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
             if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
                 return False
             run.note(f"killed: {sorted(set(kill.pids))} did not end within the grace", "WARNING")
-        if not run.append("run.stopped", {"reason": "user", "step": state.step, **point}, attempt=number):
+        hint = {"hint": STOP_HINTS[state.stop_reason]} if state.stop_reason in STOP_HINTS else {}
+        stopped = {"reason": state.stop_reason, "step": state.step, **hint, **point}
+        if not run.append("run.stopped", stopped, attempt=number):
             return False
-        run.note(f"stopped at step {state.step}; checkpoint to go on from: {point['resume_checkpoint']}")
+        why = "" if state.stop_reason == "user" else f" ({state.stop_reason})"
+        run.note(f"stopped{why} at step {state.step}; checkpoint to go on from: {point['resume_checkpoint']}")
         return True
     failure: dict[str, Any] = {"exit_code": ended.exit_code, "signal": ended.signal, "reason": ending.reason}
     if not run.append("run.failed", {**failure, "hint": ending.hint, "tail": tail, **point}, attempt=number):

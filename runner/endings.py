@@ -35,6 +35,13 @@ HINTS = {
     "its exit code is not known. Resume to go on from the last checkpoint.",
 }
 
+STOP_HINTS = {
+    "disk_low": "The disk was nearly full, so the training was stopped while its state could still be saved: delete "
+    "old runs or checkpoints (fluxgym prune), or keep fewer states (save_last_n_epochs_state), then resume.",
+    "shutdown": "The machine was shut down; resume to go on from the last checkpoint.",
+}
+"""What to do after a stop that the runner asked for itself."""
+
 # What a trainer of another make says before it ends with a code of its own.
 _TEXTS = {
     "oom_gpu": ("cuda out of memory", "torch.outofmemoryerror", "cuda error: out of memory"),

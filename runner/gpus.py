@@ -28,8 +28,8 @@ _THROTTLE = {
 class Gpus(Protocol):
     """The GPUs that trainers may use."""
 
-    def uuids(self) -> list[str]:
-        """The visible GPUs, in order; empty where there is none or no driver."""
+    def by_index(self) -> dict[int, str]:
+        """The uuids of the visible GPUs by the number that nvidia-smi shows; empty where there is none or no driver."""
 
     def sample(self) -> list[dict[str, Any]]:
         """One `gpu.sampled` for each visible GPU."""
@@ -44,8 +44,12 @@ class NvmlGpus:
         self._try_at = float("-inf")
         self._uuids: dict[int, str] = {}
 
+    def by_index(self) -> dict[int, str]:
+        return {int(gpu["index"]): str(gpu["uuid"]) for gpu in self._read(details=False) if gpu["uuid"]}
+
     def uuids(self) -> list[str]:
-        return [str(sample["uuid"]) for sample in self._read(details=False) if sample["uuid"]]
+        """The visible GPUs, in order."""
+        return list(self.by_index().values())
 
     def sample(self) -> list[dict[str, Any]]:
         return self._read(details=True)
@@ -130,8 +134,8 @@ class NvmlGpus:
 class NoGpus:
     """A machine without GPUs."""
 
-    def uuids(self) -> list[str]:
-        return []
+    def by_index(self) -> dict[int, str]:
+        return {}
 
     def sample(self) -> list[dict[str, Any]]:
         return []

@@ -14,6 +14,7 @@ import orjson
 from fluxcore.atomic import write_atomic
 from fluxcore.errors import UserError
 from fluxcore.log import EventLog
+from fluxcore.runs.installation import STEM, Installation
 from fluxcore.runs.processes import identify
 from fluxcore.runs.supervision import LOCK_FILE, RUNNER_FILE, runner_alive
 
@@ -36,7 +37,7 @@ class Instance:
         if me is not None:
             about |= {"create_time": me.create_time, "boot_id": me.boot_id, "start_ticks": me.start_ticks}
         self.about = about
-        self.log = EventLog(outputs, "runner", run="", stem=".events")
+        self.log = EventLog(outputs, "runner", run="", stem=STEM)
         try:
             write_atomic(outputs / RUNNER_FILE, orjson.dumps(about, option=orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
@@ -49,6 +50,11 @@ class Instance:
     def __enter__(self) -> Instance:
         self._append("runner.started", self.about)
         return self
+
+    def is_asked_to_end(self, installation: Installation) -> bool:
+        """Whether a `shutdown.requested` names this runner."""
+        me = (self.about["pid"], self.about.get("start_ticks"), self.about.get("boot_id"))
+        return me in installation.shutdown_of
 
     def withdraw(self) -> None:
         """Say that this runner serves no more, before it lets go of things: who asks now must get the next one."""

@@ -63,6 +63,11 @@ class TreeKill:
             return record.exit is not None or not executor.alive(record.shim) or now - self.stage_since > RECORD_SECONDS
         return False
 
+    def hurry(self, now: float, most: float) -> None:
+        """Give the trainer `most` seconds from now at the most."""
+        elapsed = now - (self.stage_since if self.stage == "grace" else now)
+        self.grace_seconds = min(self.grace_seconds, elapsed + most)
+
     def event(self, now: float) -> dict[str, Any]:
         """What `run.killed` says of it."""
         return {

@@ -7,16 +7,18 @@ they ask for. Nothing that matters lives in memory alone, so that a runner kille
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from fluxcore.log import number
 from fluxcore.runs import RunError, RunFolder, is_valid_name, list_run_folders
 from fluxcore.runs.auto_resume import auto_resume_follows
+from fluxcore.runs.installation import Installation
 
 from . import attempts, spawning
 from .alerts import Alerts
 from .clock import Clock
+from .disk import DiskGuard
 from .executor import Executor
 from .gpus import Gpus
 from .host import Host
@@ -24,7 +26,7 @@ from .kill import TreeKill
 from .run import Run
 from .samples import take_sample
 from .stalls import judge
-from .waiting import line_up
+from .waiting import Machine, Turn, line_up
 
 POLL_SECONDS = 2.0
 """How often every run's log is looked at without a hint; `SLOW_POLL_SECONDS` where changes are seen as they happen."""
@@ -33,6 +35,10 @@ BUSY_SECONDS = 0.02
 LIVE_SECONDS = 1.0
 TROUBLE_SECONDS = 2.0
 """How long a run is left alone after a step failed in a way that nobody foresaw."""
+GPU_PATIENCE_SECONDS = 90.0
+"""How long a run that needs GPUs waits on a machine that shows none: after a restart the driver may come late."""
+SHUTDOWN_GRACE_SECONDS = 20.0
+"""The most that a trainer gets to save when the host shuts down: it will not wait for longer."""
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +66,12 @@ class Runner:
         self.alerts = alerts
         self.poll_seconds = POLL_SECONDS
         self.runs: dict[str, Run] = {}
+        self.installation = Installation(outputs)
+        self.shutting_down = False
+        """Nothing starts any more, and every live run is stopped."""
+        self._disk = DiskGuard()
         self._polled_at = float("-inf")
+        self._no_gpu_since: float | None = None
 
     def may_wait(self, hints: set[str]) -> bool:
         """Whether these hints are of live runs alone: a trainer's steps need no turn each, requests do."""
@@ -73,9 +84,13 @@ class Runner:
         for run in live:
             run.settled = True  # until something comes into its log, from this turn too
         self._each(live, self.answer)
-        self.start_waiting(live)
+        if self.shutting_down:
+            self._each(live, self.stop_for_shutdown)
+        else:
+            self.start_waiting(live)
         self._each(live, self.watch_children)
         self._each(live, self.sample)
+        self.guard_disk(live)
         self._each(live, self.judge)
         self._each(live, self.act)
         self._each(live, Run.show)
@@ -83,6 +98,21 @@ class Runner:
             self.alerts.turn(live, self.runs)
         self.executor.reap()
         return self._due(live)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no process of any run lives, or is about to, as far as the runner knows."""
+        return not any(run.holds_machine for run in self.runs.values())
+
+    def shut_down(self) -> None:
+        """From now on start nothing and stop every live run, reason `shutdown`; `is_idle` says when that is done."""
+        if not self.shutting_down:
+            log.info("stopping every run")
+        self.shutting_down = True
+        now = self.clock.monotonic()
+        for run in self.runs.values():
+            if run.kill is not None:  # a stop under way gets no longer than the others
+                run.kill.hurry(now, SHUTDOWN_GRACE_SECONDS)
 
     def leave(self) -> None:
         """Let go of everything; trainers go on."""
@@ -105,13 +135,21 @@ class Runner:
             except (RunError, OSError) as error:  # a network disk may come back
                 log.warning("%s", error)
                 names = set(self.runs)
+            self._read_installation(thorough=True)
         else:
+            self._read_installation(thorough=False)
             names = {name for name in hints if name in self.runs or self._is_run(name)}
             # A live run is read now and then without a hint too: hints may fail, stops should not wait for a poll.
             names |= {run.name for run in self.runs.values() if run.is_active and run.is_due(now)}
         for name in names - set(self.runs):
             self.runs[name] = Run(RunFolder(self.outputs / name), self.clock)
         self._each([self.runs[name] for name in sorted(names)], self._read)
+
+    def _read_installation(self, *, thorough: bool) -> None:
+        try:
+            self.installation.read(thorough=thorough)
+        except OSError as error:  # what was said last holds
+            log.warning("%s: %s", self.outputs / ".events.jsonl", error)
 
     def _read(self, run: Run) -> None:
         run.refresh()
@@ -134,7 +172,7 @@ class Runner:
                 run.note(f"request {request.id} refused: {run.name} {what}", "WARNING")
         if state.state == "queued" and state.stop_requested and not state.spawning:
             choice = attempts.resume_point(run)
-            if run.append("run.stopped", {"reason": "user", "step": state.step, **choice}):
+            if run.append("run.stopped", {"reason": state.stop_reason, "step": state.step, **choice}):
                 run.note("stopped while it waited")
         if not run.holds_machine and auto_resume_follows(state, self.clock.now()):
             attempt = state.attempt
@@ -147,16 +185,38 @@ class Runner:
         """Give free GPUs or slots to queued runs, oldest request first; tell the others their place."""
         if not any(run.state.state == "queued" for run in live):
             return
-        everyone = list(self.runs.values())
-        visible = self.gpus.uuids()
-        for place in line_up(everyone, visible, self.cpu_slots, self.clock.now().timestamp()):
-            run = place.run
-            if place.gpus is not None:
-                self._each([run], lambda run, gpus=place.gpus: spawning.begin(self, run, gpus, visible))  # type: ignore[misc]
-            elif (run.state.queue_position, run.state.waiting_for) != (place.position, place.waiting_for):
-                data = {"request": run.state.requests[0].id, "position": place.position}
-                data |= {"waiting_for": place.waiting_for}
-                self._each([run], lambda run, data=data: run.append("run.queued", data))  # type: ignore[misc]
+        gpus = self.gpus.by_index()
+        machine = Machine(gpus, self.cpu_slots, self._gpus_may_come(gpus))
+        paused, now = self.installation.paused, self.clock.now().timestamp()
+        for place in line_up(list(self.runs.values()), machine, now, paused=paused):
+            self._each([place.run], lambda run, place=place: self._give(run, place, len(gpus)))  # type: ignore[misc]
+
+    def _give(self, run: Run, place: Turn, gpus: int) -> None:
+        request = run.state.requests[0].id
+        if place.refusal:
+            spawning.refuse(run, request, place.refusal)
+        elif place.gpus is not None:
+            spawning.begin(self, run, place.gpus, gpus)
+        elif (run.state.queue_position, run.state.waiting_for) != (place.position, place.waiting_for):
+            data = {"request": request, "position": place.position, "waiting_for": place.waiting_for}
+            run.append("run.queued", data)
+
+    def _gpus_may_come(self, gpus: Mapping[int, str]) -> bool:
+        if gpus:
+            self._no_gpu_since = None
+            return False
+        now = self.clock.monotonic()
+        if self._no_gpu_since is None:
+            self._no_gpu_since = now
+        return now - self._no_gpu_since < GPU_PATIENCE_SECONDS
+
+    def stop_for_shutdown(self, run: Run) -> None:
+        """Ask a live run to stop because the host goes down; the intent is in the log before anything ends."""
+        attempt = run.state.live_attempt
+        if attempt is None or run.state.stop_requested:
+            return
+        if run.append("stop.requested", {"reason": "shutdown"}, attempt=attempt.number):
+            run.note("the host shuts down: stopping", "WARNING")
 
     # -- children ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +244,13 @@ class Runner:
         """Read GPUs and processes of a live attempt, each period."""
         if run.state.live_attempt is not None and (run.kill is None or run.kill.why != "leftovers"):
             take_sample(self, run)
+
+    def guard_disk(self, live: list[Run]) -> None:
+        """See that the next checkpoints fit onto the disk; its trouble must not reach the runs."""
+        try:
+            self._disk.look(self, [run for run in live if run.state.live_attempt is not None])
+        except Exception as error:
+            log.error("the disk guard failed: %r", error, exc_info=True)
 
     # -- verdicts ---------------------------------------------------------------------------------------------------
 
@@ -214,6 +281,8 @@ class Runner:
         """Carry out what was asked for or judged: end the tree, then write down how the attempt ended."""
         now = self.clock.monotonic()
         grace = float(run.option("stop_grace_seconds")) if run.state.attempt else 0.0
+        if self.shutting_down or run.state.stop_reason == "shutdown":
+            grace = min(grace, SHUTDOWN_GRACE_SECONDS)
         if run.kill is None and run.state.must_be_killed:
             run.kill = TreeKill("stall", grace, now)
         if run.kill is None and run.state.live_attempt and run.state.stop_requested:

@@ -10,6 +10,7 @@ from typing import Any
 from fluxcore.config import defaults
 from fluxcore.log import Event, EventError, EventLog, FolderReader, format_ts
 from fluxcore.runs import RunFolder, RunState, refresh_ui_state
+from fluxcore.runs.disk import DiskNeeds
 from fluxcore.runs.records import Attempt
 
 from .clock import Clock
@@ -47,6 +48,8 @@ class Run:
         """The attempt that this runner started or adopted."""
         self.spawned: dict[int, tuple[float, int]] = {}
         """Attempt → when this runner last spawned its shim, and how often."""
+        self.needs: tuple[int, DiskNeeds] | None = None
+        """Attempt → what it is expected to write."""
         self.sampled_at = float("-inf")
         self.read_at = float("-inf")
         self.paused_until = float("-inf")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxcore.runs import RunError, find_state, resume_choice
 
+from .disk import check_start
 from .executor import Launch, Record, trainer_command
 from .run import Run
 
@@ -19,8 +20,8 @@ SHIM_SECONDS = 10.0
 """How long a spawned shim may take to claim its attempt before another is started for the same one."""
 
 
-def begin(runner: Runner, run: Run, gpus: list[str], visible: list[str]) -> None:
-    """Write down the intent to serve the run's oldest request, then start its shim."""
+def begin(runner: Runner, run: Run, gpus: list[str], visible: int) -> None:
+    """Write down the intent to serve the run's oldest request, then start its shim. `visible`: GPUs that there are."""
     request = run.state.requests[0]
     config = run.state.configs.get(request.config, run.state.config)
     # A state that the config names is where the run begins; a restart begins afresh.
@@ -30,6 +31,9 @@ def begin(runner: Runner, run: Run, gpus: list[str], visible: list[str]) -> None
     except RunError as error:
         refuse(run, request.id, str(error))
         return
+    if no_room := check_start(runner, run, config, resume_step):
+        refuse(run, request.id, no_room)
+        return
     intent = {
         "request": request.id,
         "attempt": run.state.last_attempt + 1,
@@ -38,7 +42,7 @@ def begin(runner: Runner, run: Run, gpus: list[str], visible: list[str]) -> None
         "resume_step": resume_step,
         "gpus": gpus,
         # With one GPU there is nothing to choose, and a wrong choice (MIG) would hide it.
-        "env": {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if len(visible) > 1 else {},
+        "env": {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if visible > 1 else {},
     }
     if run.append("run.spawning", intent):
         spawn(runner, run)

@@ -60,6 +60,9 @@ class Wake:
         except ValueError:
             return
         file = parts[-1] if parts else ""
+        if len(parts) == 1 and file.startswith(".events") and file.endswith(".jsonl"):
+            self.ring()  # the queue was paused or resumed
+            return
         relevant = len(parts) == 1 or (file.startswith("events") and file.endswith(".jsonl"))
         if not parts or parts[0].startswith(".") or not (relevant or file in ("exit.json", "process.json")):
             return

@@ -48,6 +48,7 @@ LABELS = {
     "stop_grace_seconds": "Time to save when stopped (seconds)",
     "alerts": "Alerts",
     "workers": "Reader threads",
+    "gpu_ids": "GPUs (empty: any one)",
     "mixed_precision": "Precision of the base model",
     "save_precision": "Precision of the saved LoRA",
 }

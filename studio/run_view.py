@@ -101,6 +101,14 @@ def _explain(run: LiveRun, shown: str) -> None:
                     st.code(state.tail, language=None, height=240)
     elif state.state == "stopped":
         st.info(words.escape(banner.why(run)), icon=":material/stop_circle:")
+    elif state.refusal:
+        st.warning(words.escape(f"It could not be started: {state.refusal}."), icon=":material/block:")
+    elif state.disk_low:
+        st.warning(
+            "The disk gets full; if that goes on, the run is stopped at a checkpoint. Make room: delete old runs or "
+            "checkpoints.",
+            icon=":material/hard_drive:",
+        )
     elif state.suspected:
         st.warning(
             "No progress is seen for a while; if that lasts, the run is stopped and can be resumed.",

@@ -157,8 +157,8 @@ class FakeGpus:
     def __init__(self, **uses: int | None) -> None:
         self.uses: dict[str, int | None] = dict(uses)
 
-    def uuids(self) -> list[str]:
-        return list(self.uses)
+    def by_index(self) -> dict[int, str]:
+        return dict(enumerate(self.uses))
 
     def sample(self) -> list[dict[str, Any]]:
         return [
@@ -168,8 +168,13 @@ class FakeGpus:
 
 
 class FakeHost:
+    """A disk with so many GiB free; None is not known."""
+
+    def __init__(self) -> None:
+        self.free_gib: float | None = 50.0
+
     def disk_free_gib(self, path: Path) -> float | None:
-        return 50.0
+        return self.free_gib
 
     def memory_available_gib(self) -> float | None:
         return 8.0
@@ -186,6 +191,7 @@ class World:
         self.sender = sender
         self.executor = FakeExecutor(self.clock)
         self.gpus = gpus or FakeGpus()
+        self.host = FakeHost()
         self.cpu_slots = cpu_slots
         self.runner = self.new_runner()
 
@@ -195,7 +201,7 @@ class World:
             self.outputs,
             executor=self.executor,
             gpus=self.gpus,
-            host=FakeHost(),
+            host=self.host,
             clock=self.clock,
             cpu_slots=self.cpu_slots,
             alerts=Alerts(self.outputs, self.sender, self.clock) if self.sender else None,

@@ -114,7 +114,7 @@ def test_every_number_and_text_has_a_limit_and_all_of_them_fit_into_one_line_of_
             assert limit < 2**63, name
             with pytest.raises(ConfigError, match="must be at most"):
                 parse_config({name: 10**23})
-        elif field.annotation is str and name not in ("lora_name", "vram", "learning_rate", "alerts"):
+        elif field.annotation is str and name not in ("lora_name", "vram", "learning_rate", "alerts", "gpu_ids"):
             longest = next(item.max_length for item in field.metadata if hasattr(item, "max_length"))
             worst[name] = "\x01" * longest  # six bytes each in JSON
             with pytest.raises(ConfigError, match=f"{name} must be at most .* characters"):
@@ -123,6 +123,8 @@ def test_every_number_and_text_has_a_limit_and_all_of_them_fit_into_one_line_of_
     encode(Event("", "x" * 64, "config.saved", "app", "app-1-1", 1, {"config": config.model_dump()}))
     with pytest.raises(ConfigError, match="learning_rate"):
         parse_config({"learning_rate": "0" * 100_000 + "1"})
+    with pytest.raises(ConfigError, match="gpu_ids must be at most .* characters"):
+        parse_config({"gpu_ids": ",".join(map(str, range(1000)))})
 
 
 def test_alerts_are_names_and_an_address_given_for_one_is_not_repeated() -> None:

@@ -21,6 +21,14 @@ def test_a_change_of_a_log_wakes_and_names_the_run(tmp_path: Path) -> None:
         wake.stop()
 
 
+def test_the_installations_log_wakes_without_a_name(tmp_path: Path) -> None:
+    wake = Wake(tmp_path)
+    for name, rings in ((".events.jsonl", 1), (".events.app-1-ab.jsonl", 1), (".runner.log", 0)):
+        wake.hint(str(tmp_path / name))
+        assert wake._names.qsize() == rings
+        assert wake.wait(0.0) == set()
+
+
 @pytest.mark.parametrize(
     ("path", "names"),
     [

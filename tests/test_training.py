@@ -122,6 +122,22 @@ def test_files_have_sd_scripts_names_and_the_last_epoch_only_the_plain_ones(fini
     assert saved["whole-000001-state"]["step"] == 2
 
 
+def test_checkpoints_are_as_large_as_the_disk_guard_expects(finished: RunFolder) -> None:
+    from fluxcore.config import parse_saved
+    from fluxcore.models.lora_size import lora_size
+    from fluxcore.models.registry import find_model
+    from fluxcore.runs.disk import estimate_disk
+
+    config = parse_saved(load_run(finished.path.parent, "whole")[1].config)
+    needs = estimate_disk(config, 8, lora_size(find_model(config.base_model)))
+    written = list_checkpoints(finished)
+    for found in written:
+        assert found.bytes == pytest.approx(needs.state if found.kind == "state" else needs.weights, rel=0.1), (
+            found.name
+        )
+    assert needs.total == pytest.approx(sum(found.bytes for found in written), rel=0.1)
+
+
 def test_samples_are_drawn_before_during_and_after_and_named_as_sd_scripts_names_them(finished: RunFolder) -> None:
     samples = [event.data for event in read_events(finished.path) if event.type == "sample.saved"]
     assert [(sample["step"], sample["index"]) for sample in samples] == [

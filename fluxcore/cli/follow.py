@@ -122,5 +122,6 @@ def ending(folder: RunFolder, state: RunState) -> str:
     if state.state == "stalled":
         return f"{state.name} was stuck at {where} ({state.verdict}) and was ended{go_on}"
     if state.state == "stopped":
-        return f"{state.name} is stopped at {where}{go_on}"
+        why = f" ({state.reason}): {state.hint}" if state.hint else ""
+        return f"{state.name} is stopped at {where}{why}{go_on}"
     return f"{state.name} is {state.state}"

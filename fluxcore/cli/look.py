@@ -69,7 +69,11 @@ def _line(row: dict[str, Any], state: RunState) -> list[Any]:
     share = f"{100 * row['step'] / total:.0f}" if total else ""
     steps = f"{row['step']}/{total}" if total else (row["step"] or "")
     took, left = duration(row["seconds"], unknown=""), duration(state.eta_seconds, unknown="")
-    reason = row["reason"] or state.verdict
+    reason = row["reason"] or state.verdict or ("disk low" if state.disk_low else "")
+    if state.state == "queued":
+        reason = f"waits for {state.waiting_for}" if state.waiting_for else ""
+    elif state.refusal:
+        reason = "refused"
     return [
         row["run"],
         row["state"],
@@ -90,6 +94,12 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
         shown["phase"] = state.phase
     if state.eta_seconds is not None:
         shown["left"] = duration(state.eta_seconds)
+    if state.state == "queued":
+        shown |= {"position": state.queue_position, "waits for": state.waiting_for or "the runner"}
+    if state.disk_low:
+        shown["disk low"] = "{free_gib} GiB free, {needed_gib} GiB needed".format_map(state.disk_low)
+    if state.refusal:
+        shown["refused"] = state.refusal
     if state.hint:
         shown["hint"] = state.hint
     shown["monitoring"] = "on" if state.monitoring else "off"

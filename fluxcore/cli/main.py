@@ -11,7 +11,7 @@ import typer
 
 from fluxcore.errors import UserError
 
-from . import alerts, demo, files, look, query, remove, runs, serve, testing
+from . import alerts, demo, files, look, query, queue, remove, runs, serve, testing
 from .out import note
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 64, 70, 130
@@ -35,6 +35,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "start": runs.start,
     "resume": runs.resume,
     "stop": runs.stop,
+    "queue": queue.queue,
     "status": look.status,
     "logs": look.logs,
     "events": look.events,

@@ -83,11 +83,17 @@ def down() -> None:
     note(f"the app at {site} is ended; trainings go on")
 
 
-def runner(outputs: Outputs = None) -> None:
+def runner(
+    stop_all: Annotated[
+        bool, typer.Option("--stop-all", help="Instead: stop every run at a checkpoint and the runner too, then end.")
+    ] = False,
+    outputs: Outputs = None,
+) -> None:
     """Supervise in the foreground; TERM ends it and leaves trainings running."""
     folder = outputs_folder(outputs)
     os.chdir(PROJECT_ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "runner", "--outputs", str(folder)])
+    more = ["--stop-all"] if stop_all else []
+    os.execv(sys.executable, [sys.executable, "-m", "runner", "--outputs", str(folder), *more])
 
 
 def check_port(address: str, port: int) -> None:

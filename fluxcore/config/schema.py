@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fluxcore.errors import UserError
 
+from .gpu_ids import parse_gpu_ids
 from .migrate import SCHEMA
 from .names import NAME_RULE, is_valid_name
 
@@ -105,6 +106,13 @@ class RunConfig(BaseModel):
         42, "training", "Same seed, same training, to the bit on a CPU.", advanced=False, ge=0, le=2**32 - 1
     )
     workers: int = _option(2, "training", "Threads that read pictures.", ge=0, le=64)
+    gpu_ids: str = _option(
+        "",
+        "training",
+        "GPUs by nvidia-smi's number or uuid, such as 1 or 0,1: the run waits until exactly these are free; "
+        "empty = any one.",
+        max_length=500,
+    )
 
     network_dim: int = _option(4, "network", "Rank of the LoRA: more can hold more.", advanced=False, ge=1, le=1024)
     network_alpha: float = _option(1.0, "network", "The LoRA's output is scaled by alpha / rank.", gt=0, le=4096)
@@ -205,6 +213,11 @@ class RunConfig(BaseModel):
             # Without what was given: an address, with its secret, may have been put here.
             raise ValueError("alerts takes all, off, or names of alert targets such as phone, mail; never an address")
         return ", ".join(dict.fromkeys(names))
+
+    @field_validator("gpu_ids", mode="before")
+    @classmethod
+    def _gpu_ids_are_gpus(cls, value: Any) -> str:
+        return ",".join(parse_gpu_ids(str(value)))
 
     @field_validator("concept_sentence", "sample_prompts", mode="before")
     @classmethod

@@ -62,6 +62,10 @@ _VERDICT = (
     Field("verdict", "`gpu_idle`, `no_progress` or `silent`", "gpu_idle"),
     Field("evidence", "every input of the decision; times in seconds", _EVIDENCE),
 )
+_DISK = (
+    Field("free_gib", "where the outputs folder lies", 1.3, "GiB"),
+    Field("needed_gib", "for the next checkpoint of every run that trains, and for the logs", 1.1, "GiB"),
+)
 _IDENTITY = (
     Field("create_time", "when that process started", 1795464075.12, "epoch seconds", optional=True),
     Field(
@@ -111,7 +115,14 @@ TYPES: tuple[EventType, ...] = (
         ),
         durable=True,
     ),
-    EventType("stop.requested", _PEOPLE, "a person wants the run to end; a state is saved first", (_REASON,), True),
+    EventType(
+        "stop.requested",
+        f"{_PEOPLE}, runner",
+        "a person wants the run to end; a state is saved first. The runner asks itself with the reasons `disk_low` and "
+        "`shutdown`",
+        (_REASON,),
+        durable=True,
+    ),
     EventType("sample.requested", _PEOPLE, "a person wants the samples drawn now", (_REASON,), True),
     EventType("save.requested", _PEOPLE, "a person wants a checkpoint saved now", (_REASON,), True),
     EventType(
@@ -128,7 +139,7 @@ TYPES: tuple[EventType, ...] = (
         (
             Field("request", "the request that waits", "app-4711-3f2a:2"),
             Field("position", "from 1", 1, "places"),
-            Field("waiting_for", "what has to become free", "a free GPU"),
+            Field("waiting_for", "what has to become free, or why nothing starts", "a free GPU"),
         ),
         durable=True,
     ),
@@ -271,6 +282,14 @@ TYPES: tuple[EventType, ...] = (
             Field("memory_available_gib", "of the machine or its container", 18.3, "GiB", maybe=True),
         ),
     ),
+    EventType(
+        "disk.low",
+        "runner",
+        "little more than the next checkpoint fits onto the disk; at less the run is stopped",
+        _DISK,
+        durable=True,
+    ),
+    EventType("disk.cleared", "runner", "there is room again", _DISK, durable=True),
     EventType("stall.suspected", "runner", "half of a limit has passed without progress", _VERDICT),
     EventType("stall.cleared", "runner", "it moves again", _VERDICT),
     EventType(
@@ -335,6 +354,7 @@ TYPES: tuple[EventType, ...] = (
         (
             Field("reason", "`user`, `disk_low` or `shutdown`", "user"),
             Field("step", "how far it came", 512, "optimizer steps"),
+            Field("hint", "what to do, in a sentence", "Make room on the disk, then resume.", optional=True),
             *_RESUME,
         ),
         durable=True,
@@ -362,6 +382,21 @@ TYPES: tuple[EventType, ...] = (
         "out of sight, or back",
         (Field("archived", "whether it is", True, optional=True),),
         True,
+    ),
+    EventType(
+        "queue.paused",
+        _PEOPLE,
+        "in `outputs/.events.jsonl`: no waiting run is started; running ones go on",
+        (_REASON,),
+        durable=True,
+    ),
+    EventType("queue.resumed", _PEOPLE, "in `outputs/.events.jsonl`: waiting runs start again", (_REASON,), True),
+    EventType(
+        "shutdown.requested",
+        "runner",
+        "in `outputs/.events.jsonl`: `--stop-all` asks this runner to stop every run and to end",
+        (Field("pid", "the runner", 5120), *_IDENTITY),
+        durable=True,
     ),
     EventType(
         "runner.started",

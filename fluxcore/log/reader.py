@@ -69,8 +69,10 @@ class FolderReader:
     Where there are several, an event counts once: a synchronised folder leaves copies such as `events (1).jsonl`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stem: str = "events") -> None:
+        """`stem`: the files' name without `.jsonl` (`.events` for the installation's in an outputs folder)."""
         self.folder = folder
+        self.stem = stem
         self._readers: dict[str, LogReader] = {}
         self._seen: Seen | None = None
         """Needed, and therefore kept, only while there are several files."""
@@ -86,7 +88,7 @@ class FolderReader:
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call."""
-        names = sorted(path.name for path in self.folder.glob("events*.jsonl"))
+        names = sorted(path.name for path in self.folder.glob(f"{self.stem}*.jsonl"))
         if len(names) > 1 and self._seen is None:
             self._seen = self._read_before()
         batches: list[list[Event]] = []

@@ -8,6 +8,7 @@ from fluxcore.config.names import is_valid_name, slugify
 from .checkpoints import CheckpointFile, find_state, list_checkpoints, resume_choice
 from .files import RunError, RunFolder, check_outputs, default_outputs, entry_names, free_run_name, list_run_folders
 from .fold import RunState, fold, seconds_between
+from .installation import pause_queue, read_installation, resume_queue, waiting_in_line
 from .load import load_all, load_run, unreadable
 from .records import ENDED_STATES, LIVE_STATES
 
@@ -54,16 +55,20 @@ __all__ = [
     "list_run_folders",
     "load_all",
     "load_run",
+    "pause_queue",
+    "read_installation",
     "refresh_ui_state",
     "request_resume",
     "request_start",
     "request_stop",
     "resume_choice",
+    "resume_queue",
     "save_config",
     "seconds_between",
     "set_monitoring",
     "slugify",
     "unreadable",
+    "waiting_in_line",
 ]
 
 

@@ -29,7 +29,7 @@ def auto_resume_follows(state: RunState, now: datetime | None = None) -> bool:
         return False
     if state.state == "failed" and state.reason not in RESUMABLE_REASONS:
         return False
-    if state.resume_checkpoint is None or state.requests or state.stop_requested:
+    if state.resume_checkpoint is None or state.requests or state.stop_requested or state.automatic_refused:
         return False
     age = ((now or datetime.now(UTC)) - parse_ts(attempt.ended or attempt.started)).total_seconds()
     allowed = int(state.served_config(attempt).get("auto_resume") or 0)

@@ -43,11 +43,17 @@ class RunState:
     intents: int = 0
     last_attempt: int = 0
     stop_requested: str | None = None
-    """A person's stop. It outlives the attempt's end: only a person's next request takes it back."""
+    """A stop. It outlives the attempt's end: only a person's next request takes it back."""
+    stop_reason: str = ""
+    """Why: `user`, or what made the runner ask (`disk_low`, `shutdown`). The first of several stops counts."""
+    automatic_refused: bool = False
+    """The runner's own request could not be served: it does not ask again before a person does."""
     monitoring: bool = True
     """The last switch counts, until a person asks for the run again or saves a config that switches it otherwise."""
     queue_position: int | None = None
     waiting_for: str = ""
+    refusal: str = ""
+    """Why the last request was not served, in a sentence, until the next one."""
 
     attempts: list[Attempt] = field(default_factory=list)
     step: int = 0
@@ -70,6 +76,8 @@ class RunState:
     gpus: dict[str, dict[str, Any]] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
     suspected: dict[str, Any] | None = None
+    disk_low: dict[str, Any] | None = None
+    """The warning (data of `disk.low`) that no `disk.cleared` has followed in this attempt."""
 
     stalls: int = 0
     failures: int = 0
@@ -83,7 +91,7 @@ class RunState:
     weights: str | None = None
     news: deque[News] = field(default_factory=lambda: deque(maxlen=RECENT))
     """What people are told of, the newest last (see `fluxcore.alerts`)."""
-    _before_request: tuple[str, str | None] = ("draft", None)
+    _before_request: tuple[str, str | None, str] = ("draft", None, "")
 
     @property
     def attempt(self) -> Attempt | None:

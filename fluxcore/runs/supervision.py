@@ -32,6 +32,7 @@ class RunnerInfo:
     create_time: float
     boot_id: str
     version: str
+    start_ticks: int = 0
 
 
 def runner_alive(outputs: Path) -> RunnerInfo | None:
@@ -43,7 +44,8 @@ def runner_alive(outputs: Path) -> RunnerInfo | None:
     identity = Identity.parse(data) if isinstance(data, dict) else None
     if identity is None or not is_alive(identity):
         return None
-    return RunnerInfo(identity.pid, identity.create_time, identity.boot_id, str(data.get("version") or ""))
+    version = str(data.get("version") or "")
+    return RunnerInfo(identity.pid, identity.create_time, identity.boot_id, version, identity.start_ticks)
 
 
 def ensure_runner(outputs: Path, *, timeout: float = START_SECONDS) -> RunnerInfo:

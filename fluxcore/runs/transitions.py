@@ -33,21 +33,24 @@ def _requested(state: RunState, event: Event, data: dict[str, Any]) -> None:
     request = Request(event.id, config, data.get("resume_from"), str(data.get("reason") or ""), event.ts)
     state.requests.append(request)
     if not state.is_live and state.live_attempt is None:
-        state._before_request = state.state, state.stop_requested
+        state._before_request = state.state, state.stop_requested, state.stop_reason
         state.state = "queued"
         if not request.is_automatic:
-            state.stop_requested = None
+            state.stop_requested, state.stop_reason, state.automatic_refused = None, "", False
             state.monitoring = _monitored(state.configs.get(config, state.config))
-        state.queue_position, state.waiting_for = None, ""
+        state.queue_position, state.waiting_for, state.refusal = None, "", ""
 
 
 def _refused(state: RunState, event: Event, data: dict[str, Any]) -> None:
-    _settle(state, data.get("request"))
+    refused = _settle(state, data.get("request"))
+    state.automatic_refused = state.automatic_refused or (refused is not None and refused.is_automatic)
     if state.spawning and state.spawning.get("request") == data.get("request"):
         state.spawning = None
     if state.state in ("queued", "starting") and not state.requests and state.live_attempt is None:
-        state.state, stop = state._before_request
-        state.stop_requested = state.stop_requested or stop
+        state.refusal = str(data.get("reason") or "")
+        state.state, stop, why = state._before_request
+        if stop and not state.stop_requested:
+            state.stop_requested, state.stop_reason = stop, why
 
 
 def _settle(state: RunState, request_id: Any) -> Request | None:
@@ -94,14 +97,22 @@ def _started(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.started, state.ended = event.ts, None
     state.step = attempt.resume_step or 0
     state.reason = state.hint = state.tail = state.verdict = state.phase = ""
-    state.evidence, state.suspected, state.weights = {}, None, None
+    state.evidence, state.suspected, state.disk_low, state.weights = {}, None, None, None
+    state.automatic_refused = False
     state.phase_done = state.phase_total = None
     state.recent_seconds.clear()
     if not attempt.resume_step:
         state.best_loss = None
 
 
+RUNNERS_STOPS = frozenset({"disk_low", "shutdown"})
+"""Reasons for which the runner itself asks a run to stop; whatever a person's stop says, it is the person's."""
+
+
 def _stop_requested(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    if not state.stop_requested:
+        reason = data.get("reason")
+        state.stop_reason = str(reason) if event.source == "runner" and reason in RUNNERS_STOPS else "user"
     state.stop_requested = event.id
     if state.live_attempt:
         state.state = "stopping"
@@ -171,6 +182,14 @@ def _cleared(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.suspected = None
 
 
+def _disk_low(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.disk_low = {**data, "ts": event.ts}
+
+
+def _disk_cleared(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.disk_low = None
+
+
 def _end(state: RunState, event: Event, data: dict[str, Any]) -> None:
     outcome = event.type.removeprefix("run.")
     attempt = state.live_attempt
@@ -180,7 +199,7 @@ def _end(state: RunState, event: Event, data: dict[str, Any]) -> None:
     elif state.attempt is None or state.state in ("queued", "starting"):
         for request in list(state.requests):
             _settle(state, request.id)
-    state.state, state.ended, state.suspected = outcome, event.ts, None
+    state.state, state.ended, state.suspected, state.disk_low = outcome, event.ts, None, None
     state.queue_position, state.waiting_for = None, ""
     state.reason, state.hint = str(data.get("reason") or ""), str(data.get("hint") or "")
     state.tail, state.verdict = str(data.get("tail") or ""), str(data.get("verdict") or "")
@@ -239,6 +258,8 @@ TRANSITIONS: dict[str, Callable[[RunState, Event, dict[str, Any]], None]] = {
     "host.sampled": _host,
     "stall.suspected": _suspected,
     "stall.cleared": _cleared,
+    "disk.low": _disk_low,
+    "disk.cleared": _disk_cleared,
     "run.stalled": _end,
     "run.killed": _killed,
     "run.completed": _end,
