@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from fluxcore.history import connect
+from fluxcore.history.frame import read_steps
 from fluxcore.log import EventLog, LogReader
 from fluxcore.runs.files import PROJECT_ROOT
 
@@ -173,8 +173,7 @@ def write_and_read() -> dict[str, float]:
         import pandas  # noqa: F401  the peers' import is not in their figure either
 
         started = time.perf_counter()
-        with connect(Path(place)) as history:
-            frame = history.table("SELECT step, ts, loss FROM steps ORDER BY step").to_pandas()
+        frame = read_steps(folder, ["step", "ts", "loss"]).to_pandas()
         read = time.perf_counter() - started
         assert len(frame) == SCALARS
     return {"wrote": wrote, "read": read}

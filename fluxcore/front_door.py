@@ -1,8 +1,10 @@
-"""The library's front door for notebooks and scripts: the seed's eight functions, over the same log as app and CLI.
+"""The library's front door for notebooks and scripts: the seed's eight functions, over the same log as app and CLI,
+and `load_steps`, a run's curves as a table.
 
     import fluxcore
     fluxcore.start_training("my-cat", images="photos", trigger="ohwx cat", max_train_epochs=8)
     print(fluxcore.display_active_sessions())
+    fluxcore.load_steps("my-cat").to_pandas().plot("step", "loss")
 
 All take `outputs`: the outputs folder, by default `$FLUXGYM_OUTPUTS`, else `outputs/` at the project's root. All raise
 `fluxcore.UserError` with a sentence that says what to do.
@@ -12,10 +14,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fluxcore.config import absolute_paths, from_export, parse_config, parse_saved, resolve_config, to_export
 from fluxcore.dataset import copy_dataset
@@ -26,6 +28,7 @@ from fluxcore.runs import (
     RunState,
     create_run,
     default_outputs,
+    find_run,
     load_all,
     load_run,
     request_resume,
@@ -35,6 +38,9 @@ from fluxcore.runs import (
 )
 from fluxcore.runs.supervision import ensure_runner, observed_state, runner_alive
 from fluxcore.tail import last_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 AnyPath = str | os.PathLike[str]
 SOURCE = "api"
@@ -100,6 +106,18 @@ def save_training_state(lora_name: str, config: Mapping[str, Any], *, outputs: A
         )
         return folder.ui_state
     return create_run(root, resolve_config(given, {"lora_name": lora_name}), SOURCE).ui_state
+
+
+def load_steps(lora_name: str, columns: Sequence[str] | None = None, *, outputs: AnyPath | None = None) -> pa.Table:
+    """A run's steps as an Arrow table, by step (`.to_pandas()` makes a frame): `columns` of the `steps` view.
+
+    Straight out of the log, without a database: the quickest way to one run's curves. By default step, epoch, ts, loss,
+    lr and grad_norm; see docs/sql.md for all. Raises UserError where there is no such run or column.
+    """
+    from fluxcore.history.frame import DEFAULT_COLUMNS, read_steps
+
+    folder = find_run(_outputs(outputs), lora_name)
+    return read_steps(folder.path, DEFAULT_COLUMNS if columns is None else columns)
 
 
 def load_training_state(lora_name: str, *, outputs: AnyPath | None = None) -> dict[str, Any]:

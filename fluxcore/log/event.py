@@ -120,23 +120,18 @@ def decode(line: bytes) -> Event:
     if type(raw) is not dict:
         raise EventError("not an object")
     get: Any = raw.get
-    event = Event(
+    ts, run, kind, source, writer, n, data = (
         get("ts"), get("run"), get("type"), get("source"), get("writer"), get("n"), get("data"),
-        get("attempt"), get("v", VERSION),
     )  # fmt: skip
+    attempt, v = get("attempt"), get("v", VERSION)
     if (
-        type(event.ts) is not str
-        or type(event.run) is not str
-        or type(event.type) is not str
-        or type(event.source) is not str
-        or type(event.writer) is not str
-        or type(event.n) is not int
-        or type(event.data) is not dict
-        or type(event.v) is not int
-        or (event.attempt is not None and type(event.attempt) is not int)
+        type(ts) is type(run) is type(kind) is type(source) is type(writer) is str
+        and type(n) is type(v) is int
+        and type(data) is dict
+        and (attempt is None or type(attempt) is int)
     ):
-        raise EventError("not an event")
-    return event
+        return Event(ts, run, kind, source, writer, n, data, attempt, v)
+    raise EventError("not an event")
 
 
 def keep_non_finite(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from .event import Event, EventError, decode
@@ -25,14 +26,16 @@ class LogReader:
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call; a file that was replaced or cut is read from its start."""
-        events: list[Event] = []
+        return list(self)
+
+    def __iter__(self) -> Iterator[Event]:
+        """The same one by one, for a million events of which few are kept."""
         while lines := self.read_lines():
             for line in lines.split(b"\n"):
                 if event := self.decode(line):
-                    events.append(event)
+                    yield event
             if not self.behind:
                 break
-        return events
 
     def read_lines(self, most: int = CHUNK_BYTES) -> bytes:
         """The next whole lines as they lie there, about `most` bytes (a longer line comes whole); b"" if none came."""
@@ -99,6 +102,13 @@ class FolderReader:
             if batch:
                 batches.append(batch)
         return batches[0] if len(batches) == 1 else merge(batches)
+
+    def __iter__(self) -> Iterator[Event]:
+        """The same one by one."""
+        names = [path.name for path in self.folder.glob("events*.jsonl")]
+        if len(names) == 1 and self._seen is None:
+            return iter(self.of(names[0]))
+        return iter(self.read_new())
 
     def _read_before(self) -> Seen:
         """What was handed out while there was one file: that is in no memory, so the file is read again so far."""

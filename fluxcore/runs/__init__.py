@@ -9,7 +9,7 @@ from .checkpoints import CheckpointFile, find_state, list_checkpoints, resume_ch
 from .files import RunError, RunFolder, check_outputs, default_outputs, entry_names, free_run_name, list_run_folders
 from .fold import RunState, fold, seconds_between
 from .installation import pause_queue, read_installation, resume_queue, waiting_in_line
-from .load import load_all, load_run, unreadable
+from .load import find_run, load_all, load_run, unreadable
 from .records import ENDED_STATES, LIVE_STATES
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ __all__ = [
     "create_run",
     "default_outputs",
     "entry_names",
+    "find_run",
     "find_state",
     "fold",
     "free_run_name",

@@ -10,13 +10,19 @@ from .files import RunError, RunFolder, has_log, list_run_folders
 from .fold import RunState, fold
 
 
-def load_run(outputs: Path, name: str) -> tuple[RunFolder, RunState]:
-    """A run's folder and its state. Raises RunError where there is no such run, or its log can't be read."""
+def find_run(outputs: Path, name: str) -> RunFolder:
+    """A run's folder. Raises RunError where there is no such run."""
     folder = RunFolder.of(outputs, name)
     if not has_log(folder.path):
         known = [other.name for other in list_run_folders(outputs)]
         near = [other for other in known if other.lower() == name.lower()]
         raise RunError(f"there is no run {name!r} in {outputs}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return folder
+
+
+def load_run(outputs: Path, name: str) -> tuple[RunFolder, RunState]:
+    """A run's folder and its state. Raises RunError where there is no such run, or its log can't be read."""
+    folder = find_run(outputs, name)
     return folder, _read(folder)
 
 
