@@ -1,7 +1,10 @@
-"""When a training is stuck: pure functions from what is known of an attempt to a verdict with its evidence.
+"""When an attempt is stuck: a pure function from what was seen of it to a verdict with its evidence.
 
 Progress is a finished step, a counted item of a phase, the start of a phase, a saved checkpoint or sample. A process
 that merely lives, a log line or a busy GPU is no progress: a heartbeat survives a hang, a stuck collective spins.
+
+While it steps, only progress counts. Elsewhere one item may be a file of 24 GB or a picture drawn on the processor for
+half an hour: there a sign of life (processor, disk, memory, see `watch.py`) buys time, but not for ever.
 """
 
 from __future__ import annotations
@@ -16,30 +19,30 @@ LONGEST_STEP_FACTOR = 5.0
 MOST_STALL_SECONDS = 3.0
 """`no_progress` waits for 5 × the longest step of the attempt, at least stall_seconds, at most 3 × stall_seconds."""
 
-PHASE_BUDGETS = {
-    "": 2.0,  # before the first phase: imports, opening the GPU
-    "download": 6.0,
-    "load": 4.0,
-    "cache": 3.0,
-    "train": 2.0,  # before the first step: compilation, warm-up
-    "sample": 3.0,
-    "save": 4.0,
-    "export": 4.0,
-}
-"""Budgets without progress outside of the stepping, in multiples of stall_seconds. An unknown phase has 4."""
+FIRST_STEP = 2.0
+"""The first step may take twice as long: compilation, warm-up. In multiples of stall_seconds, as all below."""
 
-UNKNOWN_PHASE_BUDGET = 4.0
+QUIET = 1.5
+"""Outside of the stepping, without progress and without a sign of life."""
 
-IO_PHASES = frozenset({"download", "load", "cache", "save", "export"})
-"""Phases whose items may be one huge file: bytes moved count as progress there."""
+BUSY_SECONDS = 2.5 * 3600.0
+"""Outside of the stepping, without progress, with signs of life, where nothing tells how long the phase takes."""
 
-IO_PROGRESS_BYTES = 1 << 20
+LONGEST_WAIT_FACTOR = 5.0
+AGAIN_SECONDS = 1200.0
+"""The same once the attempt steps and comes to the same phase again (samples, saves): 5 × its longest wait there, at
+least twenty minutes."""
+
+UNSEEN = 4.0
+"""Where no process can be looked at and so no sign of life is known, and the least of the two above."""
 
 
 @dataclass(frozen=True)
 class Window:
     """What is known of an attempt at one moment. Times in seconds on a clock that stands still while nobody watches.
 
+    `since_life`: since the last progress or sign of life; None where processes can't be looked at.
+    `longest_wait`: the longest time without progress in an earlier round of this phase; None in its first.
     `gpu_idle_seconds`: for how long every reading of every GPU of the run has been 0%; None where one is not known,
     there is no reading, or a GPU was busy at the last one.
     """
@@ -50,6 +53,8 @@ class Window:
     longest_step: float
     stall_seconds: float
     sample_seconds: float
+    since_life: float | None = None
+    longest_wait: float | None = None
     gpu_idle_seconds: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -67,33 +72,53 @@ class Judgement:
 def judge(window: Window) -> Judgement:
     """Whether the attempt is stuck.
 
-    `gpu_idle`: stepping, and `stall_seconds` at 0% on all of the run's GPUs without progress.
-    `no_progress`: stepping, and no step for the limit above at any utilisation; also a later phase over its budget.
-    `silent`: nothing finished in a phase, before the first step, within the phase's budget.
+    `gpu_idle`: in `train`, and `stall_seconds` at 0% on all of the run's GPUs without progress.
+    `no_progress`: after the first step, at any utilisation.
+    `silent`: before the first step.
     """
     stall = window.stall_seconds
-    stepping = window.phase == "train" and window.steps > 0
-    if stepping:
-        verdict = "no_progress"
-        limit = max(stall, min(LONGEST_STEP_FACTOR * window.longest_step, MOST_STALL_SECONDS * stall))
-    else:
-        verdict = "no_progress" if window.steps else "silent"
-        limit = stall * PHASE_BUDGETS.get(window.phase, UNKNOWN_PHASE_BUDGET)
+    if window.phase == "train":
+        if window.gpu_idle_seconds is not None:
+            found = _judge_idle(window, min(window.gpu_idle_seconds, window.since_progress))
+            if found is not None:
+                return found
+        if window.steps:
+            limit = max(stall, min(LONGEST_STEP_FACTOR * window.longest_step, MOST_STALL_SECONDS * stall))
+        else:
+            limit = FIRST_STEP * stall
+        return _judge_wait(window, window.since_progress, limit)
+    if window.since_life is not None:
+        quiet = _judge_wait(window, window.since_life, QUIET * stall)
+        if quiet.verdict is not None:
+            return quiet
+    return _judge_wait(window, window.since_progress, _busy_limit(window))
 
-    if window.phase == "train" and window.gpu_idle_seconds is not None:
-        idle = min(window.gpu_idle_seconds, window.since_progress)
-        if idle >= stall:
-            return _judgement("gpu_idle", True, stall, window)
-        if idle >= stall - 2 * window.sample_seconds and window.since_progress >= SUSPECT_SHARE * stall:
-            # The reading lags by up to two samples behind the step: let the more telling verdict ripen.
-            return _judgement("gpu_idle", False, stall, window)
-        if idle >= SUSPECT_SHARE * stall and window.since_progress < limit:
-            return _judgement("gpu_idle", False, stall, window)
-    if window.since_progress >= limit:
-        return _judgement(verdict, True, limit, window)
-    if window.since_progress >= SUSPECT_SHARE * limit:
-        return _judgement(verdict, False, limit, window)
-    return Judgement(None)
+
+def _busy_limit(window: Window) -> float:
+    at_least = UNSEEN * window.stall_seconds
+    if window.since_life is None:
+        return at_least
+    if window.steps and window.longest_wait is not None:
+        return max(at_least, AGAIN_SECONDS, LONGEST_WAIT_FACTOR * window.longest_wait)
+    return max(at_least, BUSY_SECONDS)
+
+
+def _judge_wait(window: Window, waited: float, limit: float) -> Judgement:
+    if waited < SUSPECT_SHARE * limit:
+        return Judgement(None)
+    return _judgement("no_progress" if window.steps else "silent", waited >= limit, limit, window)
+
+
+def _judge_idle(window: Window, idle: float) -> Judgement | None:
+    stall = window.stall_seconds
+    if idle >= stall:
+        return _judgement("gpu_idle", True, stall, window)
+    # The reading lags by up to two samples behind the step: let the more telling verdict ripen.
+    lags = idle >= stall - 2 * window.sample_seconds and window.since_progress >= SUSPECT_SHARE * stall
+    longest = max(stall, min(LONGEST_STEP_FACTOR * window.longest_step, MOST_STALL_SECONDS * stall))
+    if lags or (idle >= SUSPECT_SHARE * stall and window.since_progress < longest):
+        return _judgement("gpu_idle", False, stall, window)
+    return None
 
 
 def _judgement(verdict: str, certain: bool, limit: float, window: Window) -> Judgement:
@@ -101,9 +126,15 @@ def _judgement(verdict: str, certain: bool, limit: float, window: Window) -> Jud
         "phase": window.phase,
         "steps": window.steps,
         "seconds_without_progress": round(window.since_progress, 1),
+        "seconds_without_life": _rounded(window.since_life),
         "limit_seconds": round(limit, 1),
         "stall_seconds": window.stall_seconds,
         "longest_step_seconds": round(window.longest_step, 3),
-        "gpu_idle_seconds": None if window.gpu_idle_seconds is None else round(window.gpu_idle_seconds, 1),
+        "longest_wait_seconds": _rounded(window.longest_wait),
+        "gpu_idle_seconds": _rounded(window.gpu_idle_seconds),
     }
     return Judgement(verdict, certain, limit, {**evidence, **window.details})
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

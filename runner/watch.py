@@ -1,4 +1,4 @@
-"""What the runner remembers of a live attempt between two turns: progress, the longest step, idle GPUs, bytes moved."""
+"""What the runner remembers of a live attempt between two turns: progress, longest step, idle GPUs, signs of life."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any
 from fluxcore.log import Event, number
 
 from .executor import Activity
-from .stalls import IO_PHASES, IO_PROGRESS_BYTES, Window
+from .stalls import Window
 
 LONGEST_GAP_SECONDS = 10.0
 """A longer pause between two looks was a suspended machine or a stopped runner: nobody watched, it doesn't count."""
+
+PAUSE_SECONDS = 1.0
+"""What counts of such a pause: a machine that is frozen every other second must not add up to a stall."""
+
+LIFE_SECONDS = 10.0
+LIFE_CPU_SHARE = 0.02
+LIFE_BYTES = 1 << 20
+"""A sign of life: in ten seconds, 2% of a core's time, or 1 MiB read, written or become resident. Threads that only wait
+and beat use about 1%."""
 
 
 @dataclass
@@ -29,7 +38,12 @@ class Watch:
     sampled_at: float = float("-inf")
     _looked: float | None = None
     _phase_done: float = 0.0
-    _bytes_mark: int | None = None
+    _life_at: float = 0.0
+    _life_mark: tuple[float, Activity] | None = None
+    _wait: float = 0.0
+    """The longest time without progress in this round of the phase."""
+    _waits: dict[str, float] = field(default_factory=dict)
+    """The same for each phase that the attempt has been through."""
     _idle_since: float | None = None
     _read_at: float = 0.0
     _activity: Activity | None = None
@@ -41,16 +55,17 @@ class Watch:
     def look(self, now: float) -> None:
         """Advance the clock to `now` (the runner's monotonic seconds)."""
         if self._looked is not None:
-            self.clock += min(max(0.0, now - self._looked), LONGEST_GAP_SECONDS)
+            gap = max(0.0, now - self._looked)
+            self.clock += gap if gap <= LONGEST_GAP_SECONDS else PAUSE_SECONDS
         self._looked = now
 
     def event(self, event: Event) -> None:
         """Note an event of the attempt."""
         data = event.data
         if event.type == "phase.started":
-            self.phase, self._phase_done = str(data.get("phase") or ""), 0.0
-            self._bytes_mark = None
             self._progress()
+            self._waits[self.phase] = max(self._wait, self._waits.get(self.phase, 0.0))
+            self.phase, self._phase_done, self._wait = str(data.get("phase") or ""), 0.0, 0.0
         elif event.type == "phase.progress":
             done = number(data.get("done")) or 0.0
             if done > self._phase_done:
@@ -80,17 +95,24 @@ class Watch:
         self._recent = [{key: sample.get(key) for key in keys} for sample in samples]
 
     def activity(self, activity: Activity | None) -> None:
-        """Note what the process tree used so far; bytes moved are progress in the phases that move files."""
+        """Note what the process tree used so far."""
         self._activity = activity
         if activity is None:
             return
-        moved = activity.read_bytes + activity.write_bytes
-        if self._bytes_mark is None:
-            self._bytes_mark = moved
-        elif moved - self._bytes_mark >= IO_PROGRESS_BYTES:
-            self._bytes_mark = moved
-            if self.phase in IO_PHASES:
-                self._progress()
+        if self._life_mark is None:
+            self._life_mark = self.clock, activity
+        since, before = self.clock - self._life_mark[0], self._life_mark[1]
+        moved = activity.read_bytes + activity.write_bytes - before.read_bytes - before.write_bytes
+        used = activity.cpu_seconds - before.cpu_seconds
+        alive = (
+            used >= LIFE_CPU_SHARE * max(since, LIFE_SECONDS)
+            or moved >= LIFE_BYTES
+            or activity.rss_bytes - before.rss_bytes >= LIFE_BYTES
+        )
+        if alive:
+            self._life_at = self.clock
+        if alive or since >= LIFE_SECONDS or used < 0 or moved < 0:  # less than before: a process of it ended
+            self._life_mark = self.clock, activity
 
     def window(self, stall_seconds: float, sample_seconds: float) -> Window:
         """What `judge` needs, now."""
@@ -102,6 +124,8 @@ class Watch:
             longest_step=self.longest_step,
             stall_seconds=stall_seconds,
             sample_seconds=sample_seconds,
+            since_life=None if used is None else self.clock - max(self.progress_at, self._life_at),
+            longest_wait=self._waits.get(self.phase),
             gpu_idle_seconds=None if self._idle_since is None else self.clock - self._idle_since,
             details={
                 "step": self.last_step,
@@ -115,7 +139,8 @@ class Watch:
 
     def forgive(self) -> None:
         """Start the limits afresh (monitoring was switched on again, the trainer was adopted)."""
-        self.progress_at, self.suspected = self.clock, None
+        self.progress_at, self.suspected, self._wait = self.clock, None, 0.0
 
     def _progress(self) -> None:
+        self._wait = max(self._wait, self.clock - self.progress_at)
         self.progress_at = self.clock
