@@ -22,6 +22,7 @@ from fluxcore.runs.processes import (
     is_alive,
     process_table,
 )
+from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
 from .shim import claim
 
@@ -102,10 +103,13 @@ class Executor(Protocol):
         """Collect shims that ended."""
 
 
-def trainer_command() -> list[str]:
-    """The trainer's command line without its options: $FLUXGYM_TRAINER where set, else this project's."""
+def trainer_command(name: str = DEFAULT_TRAINER) -> list[str]:
+    """The command line of the trainer that a config names, without its options: $FLUXGYM_TRAINER where set, else ours.
+
+    One that this version does not know is served by the default one, which says what is wrong with the config.
+    """
     given = os.environ.get("FLUXGYM_TRAINER")
-    return shlex.split(given) if given else [sys.executable, "-m", "fluxcore.training"]
+    return shlex.split(given) if given else [sys.executable, "-m", TRAINERS.get(name, TRAINERS[DEFAULT_TRAINER])]
 
 
 class LocalExecutor:

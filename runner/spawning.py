@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from fluxcore.runs import RunError, find_state, resume_choice
+from fluxcore.trainers import DEFAULT_TRAINER
 
 from .disk import check_start
 from .executor import Launch, Record, trainer_command
@@ -82,7 +83,14 @@ def spawn(runner: Runner, run: Run) -> None:
 
 def command_line(runner: Runner, run: Run, intent: dict[str, Any]) -> list[str]:
     """The trainer's arguments."""
-    argv = [*trainer_command(), "--outputs", str(runner.outputs), "--run", run.name]
+    config = run.state.configs.get(str(intent.get("config")), run.state.config)
+    argv = [
+        *trainer_command(str(config.get("trainer", DEFAULT_TRAINER))),
+        "--outputs",
+        str(runner.outputs),
+        "--run",
+        run.name,
+    ]
     argv += ["--attempt", str(intent["attempt"]), "--request", str(intent["request"])]
     return [*argv, "--resume-from", str(intent["resume_from"])] if intent.get("resume_from") else argv
 

@@ -51,6 +51,10 @@ LABELS = {
     "gpu_ids": "GPUs (empty: any one)",
     "mixed_precision": "Precision of the base model",
     "save_precision": "Precision of the saved LoRA",
+    "pretrained_model_name_or_path": "FLUX file (sd-scripts)",
+    "ae": "Autoencoder file (sd-scripts)",
+    "clip_l": "CLIP-L file (sd-scripts)",
+    "t5xxl": "T5 file (sd-scripts)",
 }
 PROMINENT = ("lora_name", "concept_sentence", "base_model", "vram", "num_repeats", "max_train_epochs", "resolution")
 

@@ -11,6 +11,8 @@ from fluxcore.models.registry import list_models
 
 from .schema import RunConfig
 
+PATHS = ("network_weights", "pretrained_model_name_or_path", "ae", "clip_l", "t5xxl")
+
 
 def to_export(config: RunConfig, status: str, timestamp: float | None = None) -> dict[str, Any]:
     """The flat JSON object of `ui_state.json`: every setting, then `timestamp` (epoch seconds) and `status`."""
@@ -31,9 +33,11 @@ def absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     registry is never one.
     """
     resolved = dict(settings)
-    weights, model = resolved.get("network_weights"), resolved.get("base_model")
-    if isinstance(weights, str) and weights:
-        resolved["network_weights"] = _absolute(weights)
+    model = resolved.get("base_model")
+    for name in PATHS:
+        path = resolved.get(name)
+        if isinstance(path, str) and path:
+            resolved[name] = _absolute(path)
     if isinstance(model, str) and model not in [known.name for known in list_models()]:
         folder = _absolute(model)
         if model.startswith((".", "~")) or os.path.isdir(folder):

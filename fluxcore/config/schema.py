@@ -6,11 +6,12 @@ Names and types are the seed's and sd-scripts' where they have one. 0 in any `â€
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fluxcore.errors import UserError
+from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
 from .gpu_ids import parse_gpu_ids
 from .migrate import SCHEMA
@@ -25,7 +26,13 @@ GROUPS = {
     "samples": "Samples",
     "checkpoints": "Checkpoints",
     "monitoring": "Monitoring",
+    "trainer": "Trainer",
 }
+
+if TYPE_CHECKING:
+    TrainerName = str
+else:
+    TrainerName = Literal[tuple(TRAINERS)]
 
 
 class ConfigError(UserError):
@@ -38,7 +45,7 @@ class ConfigError(UserError):
 
 # A config is one line of the log (256 KiB); a character may take six bytes in it.
 MOST_STEPS = 10_000_000
-MOST_TEXT, MOST_PATH = 30_000, 2000
+MOST_TEXT, MOST_PATH, MOST_MODEL_PATH = 30_000, 2000, 1000
 
 
 def _option(default: Any, group: str, help: str, *, advanced: bool = True, **constraints: Any) -> Any:
@@ -181,6 +188,22 @@ class RunConfig(BaseModel):
         "all", "monitoring", "Who is told how the run goes: all alert targets, off, or names of targets: phone, mail.",
         max_length=1000,
     )  # fmt: skip
+
+    trainer: TrainerName = _option(
+        DEFAULT_TRAINER, "trainer", "The program that trains: FluxGym's own, or kohya's sd-scripts where they are."
+    )
+    pretrained_model_name_or_path: str = _option(
+        "", "trainer", "For sd-scripts: the FLUX file, as flux1-dev.safetensors.", max_length=MOST_MODEL_PATH
+    )
+    ae: str = _option(
+        "", "trainer", "For sd-scripts: the autoencoder's file, as ae.safetensors.", max_length=MOST_MODEL_PATH
+    )
+    clip_l: str = _option(
+        "", "trainer", "For sd-scripts: the CLIP-L file, as clip_l.safetensors.", max_length=MOST_MODEL_PATH
+    )
+    t5xxl: str = _option(
+        "", "trainer", "For sd-scripts: the T5 file, as t5xxl_fp16.safetensors.", max_length=MOST_MODEL_PATH
+    )
 
     @field_validator("lora_name")
     @classmethod

@@ -212,9 +212,9 @@ TYPES: tuple[EventType, ...] = (
             Field("total_steps", "planned", 960, "optimizer steps"),
             Field("epoch", "from 1", 8, "epochs"),
             Field("loss", 'of this step; "nan", "inf", "-inf" where it is not finite', 0.1234),
-            Field("lr", "learning rate", 0.0008),
-            Field("grad_norm", "norm of the gradient before clipping", 0.42),
-            Field("step_seconds", "on a monotonic clock", 1.12, "seconds"),
+            Field("lr", "learning rate; null where the trainer doesn't tell it", 0.0008, maybe=True),
+            Field("grad_norm", "norm of the gradient before clipping; likewise", 0.42, maybe=True),
+            Field("step_seconds", "on a monotonic clock; likewise", 1.12, "seconds", maybe=True),
             Field("images_per_second", "pictures by `step_seconds`", 0.89, "1/s", maybe=True),
             Field(
                 "memory_gib",

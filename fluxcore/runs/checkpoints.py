@@ -105,6 +105,14 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     return length, header
 
 
+def safetensors_keys(path: Path) -> list[str]:
+    """The names of the tensors in a .safetensors file; none where it is torn."""
+    try:
+        return [key for key in _header(path)[1] if key != "__metadata__"]
+    except (OSError, ValueError, struct.error):
+        return []
+
+
 def safetensors_problem(path: Path) -> str:
     """Why a .safetensors file can't be whole, or "". Looks at the header and the file's length alone."""
     try:

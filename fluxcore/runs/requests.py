@@ -16,6 +16,7 @@ from fluxcore.atomic import write_atomic
 from fluxcore.config import ConfigError, RunConfig, parse_saved, saved_config, to_export
 from fluxcore.dataset import list_pictures
 from fluxcore.log import Event, EventError, EventLog, read_events
+from fluxcore.trainers import check_trainer
 
 from .auto_resume import auto_resume_follows
 from .checkpoints import find_state, list_checkpoints, resume_choice
@@ -70,17 +71,24 @@ def save_config(outputs: Path, config: RunConfig, source: str) -> Event:
 
 
 def request_start(outputs: Path, name: str, source: str, *, restart: bool = False, reason: str = "") -> Event:
-    """Ask for a fresh training. Raises RunError where the run is live, has no pictures, or ran and `restart` is off."""
+    """Ask for a fresh training. Raises RunError where the run is live, has no pictures, or ran and `restart` is off.
+
+    ConfigError where its trainer can't train its config here.
+    """
     folder, state = load_run(outputs, name)
     _refuse_live(state)
     if state.attempts and not restart:
         raise RunError(f"{name} has been trained before; resume it, or start it with --restart to begin afresh")
     _refuse_empty(folder)
+    check_trainer(parse_saved(state.config))
     return _request(folder, state, source, None, reason or ("restart" if restart else "start"))
 
 
 def request_resume(outputs: Path, name: str, source: str, *, from_state: str | None = None, reason: str = "") -> Event:
-    """Ask to go on from `from_state`, or from the newest complete checkpoint. Raises RunError where there is none."""
+    """Ask to go on from `from_state`, or from the newest complete checkpoint. Raises RunError where there is none.
+
+    ConfigError where its trainer can't train its config here.
+    """
     folder, state = load_run(outputs, name)
     _refuse_live(state)
     if from_state in (None, "", "latest"):
@@ -98,6 +106,7 @@ def request_resume(outputs: Path, name: str, source: str, *, from_state: str | N
     if chosen.step is not None and state.total_steps and chosen.step >= planned_steps(folder, state):
         raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise its epochs or steps")
     _refuse_empty(folder)
+    check_trainer(parse_saved(state.config))
     return _request(folder, state, source, wanted, reason or "resume")
 
 

@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,20 +16,15 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one attempt; returns the exit code (see failures.Exit)."""
-    parser = argparse.ArgumentParser(prog="python -m fluxcore.training")
-    parser.add_argument("--outputs", type=Path, required=True)
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--request", help="the request that this attempt serves; default: the newest config")
-    parser.add_argument("--resume-from", help="a state folder of the run")
-    arguments = parser.parse_args(argv)
-
     stop = {"requested": False}
 
     def on_term(number: int, frame: object) -> None:
         stop["requested"] = True
 
     signal.signal(signal.SIGTERM, on_term)
+    from .order import parse_arguments
+
+    arguments = parse_arguments("fluxcore.training", argv)
     import fluxcore.models.loading  # noqa: F401  torch comes only now, after the signal is caught
 
     from .failures import Exit, TrainingError, explain
@@ -55,34 +49,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool]) -> Training:
     """Read the run's log, set aside what lies beyond the resume point, and build the attempt."""
-    from fluxcore.config import parse_saved
-    from fluxcore.log import EventLog, PatientLog
-    from fluxcore.runs import find_state, load_run
-    from fluxcore.runs.checkpoints import set_aside
-    from fluxcore.runs.retention import sweep_leftovers
-
-    from .failures import Exit, TrainingError
+    from .order import take_order
     from .train import Training
 
-    folder, state = load_run(arguments.outputs.absolute(), arguments.run)
-    attempt = next((a for a in state.attempts if a.number == arguments.attempt), None)
-    request = next((r for r in state.requests if r.id == arguments.request), None)
-    config_id = attempt.config if attempt else request.config if request else state.config_id
-    config = parse_saved(state.configs.get(config_id, state.config))
-    resume_from = None
-    step = 0
-    # Who asked has decided: a restart names no state, whatever the run once started from.
-    wanted = arguments.resume_from or ("" if arguments.request else config.resume_from_checkpoint)
-    if wanted:
-        found = find_state(folder, wanted)
-        if found is None or not found.complete or found.step is None:
-            problem = found.problem if found else "there is none"
-            raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {wanted} can't be resumed from: {problem}")
-        resume_from, step = found.path, found.step
-    log = PatientLog(EventLog(folder.path, "trainer", attempt=arguments.attempt))
-    sweep_leftovers(folder)
-    set_aside(folder, step, state)
-    return Training(folder, config, log, resume_from, stopping)
+    order = take_order(arguments)
+    return Training(order.folder, order.config, order.log, order.resume_from, stopping)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""A run's config as sd-scripts' command line, dataset file and prompts. Pure: nothing is read or written here.
+
+The flags are those of the original FluxGym (its `train_script`), which the same config means there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxcore.config import RunConfig
+from fluxcore.training.prompts import SamplePrompt, parse_prompts
+
+from .place import MODEL_FILES
+
+OPTIMIZERS = {
+    "adamw": ["adamw8bit"],
+    "adafactor": ["adafactor", "--optimizer_args", "relative_step=False", "scale_parameter=False", "warmup_init=False"],
+}
+# What sd-scripts itself makes of these names, with the steps told instead of taken from --max_train_steps.
+SCHEDULES = {
+    "linear": "transformers.optimization.get_linear_schedule_with_warmup",
+    "cosine": "transformers.optimization.get_cosine_schedule_with_warmup",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of an attempt: it begins after step `first` of `total`; an epoch has `per_epoch`."""
+
+    first: int
+    total: int
+    per_epoch: int
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 1, that `step` belongs to."""
+        return max(0, step - 1) // self.per_epoch + 1
+
+
+@dataclass(frozen=True)
+class Files:
+    """What an attempt's sd-scripts reads and where it writes."""
+
+    dataset_config: Path
+    prompts: Path | None
+    output: Path
+    logs: Path
+
+
+def options(config: RunConfig, files: Files, plan: Plan, resume_from: Path | None = None) -> list[str]:
+    """flux_train_network.py's options."""
+    given = [item for name in MODEL_FILES for item in (f"--{name}", str(getattr(config, name)))]
+    given += ["--output_dir", str(files.output), "--output_name", config.lora_name, "--save_model_as", "safetensors"]
+    given += ["--dataset_config", str(files.dataset_config), "--cache_latents_to_disk"]
+    given += ["--logging_dir", str(files.logs), "--log_with", "tensorboard"]
+    if config.caption_dropout_rate:  # sd-scripts can't drop captions whose encodings are cached
+        given += ["--caption_dropout_rate", str(config.caption_dropout_rate)]
+    else:
+        given += ["--cache_text_encoder_outputs", "--cache_text_encoder_outputs_to_disk"]
+    given += ["--highvram", "--sdpa", "--max_data_loader_n_workers", str(config.workers)]
+    if config.workers:
+        given.append("--persistent_data_loader_workers")
+    given += _precision(config) + _network(config, fresh=resume_from is None)
+    given += ["--seed", str(config.seed), "--learning_rate", config.learning_rate]
+    given += ["--optimizer_type", *OPTIMIZERS[config.optimizer_type], "--max_grad_norm", str(config.max_grad_norm)]
+    given += ["--loss_type", "l2", "--model_prediction_type", "raw", "--guidance_scale", str(config.guidance_scale)]
+    given += ["--timestep_sampling", config.timestep_sampling, "--sigmoid_scale", str(config.sigmoid_scale)]
+    given += ["--discrete_flow_shift", str(config.discrete_flow_shift)]
+    return given + _saves(config) + _samples(config, files, plan) + _length(config, plan, resume_from)
+
+
+def _precision(config: RunConfig) -> list[str]:
+    given = ["--mixed_precision", config.mixed_precision, "--save_precision", config.save_precision]
+    if config.mixed_precision != "no":  # sd-scripts refuses the two together
+        given.append("--fp8_base")
+    return [*given, "--gradient_checkpointing"] if config.gradient_checkpointing else given
+
+
+def _network(config: RunConfig, *, fresh: bool) -> list[str]:
+    given = ["--network_module", "networks.lora_flux", "--network_dim", str(config.network_dim)]
+    given += ["--network_alpha", str(config.network_alpha)]
+    if config.network_dropout:
+        given += ["--network_dropout", str(config.network_dropout)]
+    if config.network_weights and fresh:
+        given += ["--network_weights", config.network_weights]
+    return [*given, "--split_mode", "--network_args", "train_blocks=single"] if config.vram == "12G" else given
+
+
+def _saves(config: RunConfig) -> list[str]:
+    given = ["--save_state"] if config.enable_checkpointing else []
+    for name in ("save_every_n_epochs", "save_every_n_steps"):
+        if getattr(config, name):  # sd-scripts divides by it: 0 would break it off
+            given += [f"--{name}", str(getattr(config, name))]
+    return given
+
+
+def _samples(config: RunConfig, files: Files, plan: Plan) -> list[str]:
+    if files.prompts is None:
+        return []
+    given = ["--sample_prompts", str(files.prompts), "--sample_every_n_steps", str(config.sample_every_n_steps)]
+    return [*given, "--sample_at_first"] if config.sample_at_first and not plan.first else given
+
+
+def _length(config: RunConfig, plan: Plan, resume_from: Path | None) -> list[str]:
+    """How far to train, and along which learning rates; docs/sd-scripts.md says why a resume is told so.
+
+    A resume counts from 0 again and is given only the steps that are left. The schedule goes by the whole run.
+    """
+    warm_up = config.lr_warmup_steps
+    if resume_from is not None and config.lr_scheduler in SCHEDULES:
+        schedule = ["--lr_scheduler_type", SCHEDULES[config.lr_scheduler]]
+        schedule += ["--lr_scheduler_args", f"num_warmup_steps={warm_up}", f"num_training_steps={plan.total}"]
+    else:
+        schedule = ["--lr_scheduler", config.lr_scheduler]
+        if warm_up and config.lr_scheduler != "constant":  # which takes none, and refuses it
+            schedule += ["--lr_warmup_steps", str(warm_up)]
+    if resume_from is not None:
+        left = ["--max_train_steps", str(plan.total - plan.first)]
+        return [*schedule, "--resume", str(resume_from), "--initial_step", "0", *left]
+    if config.max_train_steps:
+        return [*schedule, "--max_train_steps", str(config.max_train_steps)]
+    return [*schedule, "--max_train_epochs", str(config.max_train_epochs)]
+
+
+def dataset_toml(config: RunConfig, images: Path) -> str:
+    """sd-scripts' dataset file: one subset, the folder `images`."""
+    lines = ["[general]", "shuffle_caption = false", 'caption_extension = ".txt"', "keep_tokens = 1", ""]
+    lines += ["[[datasets]]", f"resolution = {config.resolution}", f"batch_size = {config.train_batch_size}", ""]
+    lines += ["[[datasets.subsets]]", f"image_dir = {_toml(str(images))}", f"num_repeats = {config.num_repeats}"]
+    if config.concept_sentence:
+        lines.append(f"class_tokens = {_toml(config.concept_sentence)}")
+    return "\n".join(lines) + "\n"
+
+
+def sample_prompts(config: RunConfig) -> list[tuple[SamplePrompt, int]]:
+    """What to draw, and the seed of each; nothing where sampling is off. Raises ValueError with the line at fault."""
+    if not config.sample_every_n_steps:
+        return []
+    prompts = parse_prompts(config.sample_prompts)
+    return [
+        (prompt, config.seed + index if prompt.seed is None else prompt.seed) for index, prompt in enumerate(prompts)
+    ]
+
+
+def prompt_lines(config: RunConfig) -> list[str]:
+    """`sample_prompts` as sd-scripts reads them, every flag given: its own defaults are others than FluxGym's."""
+    lines = []
+    for prompt, seed in sample_prompts(config):
+        size = f"--w {prompt.width or config.resolution} --h {prompt.height or config.resolution}"
+        line = f"{prompt.text} {size} --d {seed} --s {prompt.steps} --l {prompt.scale} --g {prompt.guidance}"
+        lines.append(f"{line} --n {prompt.negative}" if prompt.negative else line)
+    return lines
+
+
+def _toml(text: str) -> str:
+    """A TOML string: JSON's escapes are TOML's, but for DEL, which JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,71 @@
+"""Where sd-scripts lie, which Python runs them, and the model files that they read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxcore.config import ConfigError, RunConfig
+from fluxcore.models.registry import ModelNotFound, find_model
+
+SCRIPT = "flux_train_network.py"
+FOLDER_VARIABLE = "FLUXGYM_SD_SCRIPTS"
+PYTHON_VARIABLE = "FLUXGYM_SD_SCRIPTS_PYTHON"
+MODEL_FILES = ("pretrained_model_name_or_path", "ae", "clip_l", "t5xxl")
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """A copy of sd-scripts and the Python of its environment."""
+
+    folder: Path
+    python: str
+
+    @property
+    def script(self) -> Path:
+        return self.folder / SCRIPT
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError, saying what to do, where sd-scripts can't train this config on this machine."""
+    find_scripts()
+    try:
+        model = find_model(config.base_model)
+    except ModelNotFound as error:
+        raise ConfigError(str(error)) from None
+    if model.path is not None:
+        raise ConfigError(
+            f"sd-scripts can't read {model.name}, a diffusers folder: choose flux-dev or flux-schnell as base_model, "
+            "and name its files"
+        )
+    missing = [name for name in MODEL_FILES if not getattr(config, name)]
+    if missing:
+        raise ConfigError(f"sd-scripts need the model's files: set {', '.join(missing)} to their paths")
+    for name in MODEL_FILES:
+        path = Path(getattr(config, name))
+        if not path.is_absolute() or not path.is_file():
+            raise ConfigError(f"{name}: there is no file {path}; give the absolute path of one")
+
+
+def find_scripts() -> Scripts:
+    """The sd-scripts that the environment names. Raises ConfigError, saying what to set."""
+    given = os.environ.get(FOLDER_VARIABLE)
+    if not given:
+        raise ConfigError(
+            f"the trainer sd-scripts needs kohya's scripts: set {FOLDER_VARIABLE} to their folder, end the runner and "
+            "start again"
+        )
+    folder = Path(given).expanduser().absolute()
+    if not (folder / SCRIPT).is_file():
+        raise ConfigError(f"{FOLDER_VARIABLE} is {folder}, and there is no {SCRIPT} in it: name the folder that has it")
+    wanted = os.environ.get(PYTHON_VARIABLE)
+    if wanted:
+        python = shutil.which(os.path.expanduser(wanted))
+        if python is None:
+            raise ConfigError(f"{PYTHON_VARIABLE} is {wanted}, which is no program: name the Python of sd-scripts")
+        return Scripts(folder, os.path.abspath(python))  # no resolve(): a venv's python is a link by its nature
+    own = [folder / name / "bin" / "python" for name in ("venv", ".venv")]
+    return Scripts(folder, next((str(path) for path in own if path.exists()), sys.executable))

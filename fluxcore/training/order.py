@@ -1,0 +1,61 @@
+"""What the runner's command line asks of a trainer, for trainers of every make: config, checkpoint, log. No torch."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxcore.config import RunConfig, parse_saved
+from fluxcore.log import EventLog, PatientLog
+from fluxcore.runs import RunFolder, find_state, load_run
+from fluxcore.runs.checkpoints import set_aside
+from fluxcore.runs.retention import sweep_leftovers
+
+from .failures import Exit, TrainingError
+
+
+@dataclass(frozen=True)
+class Order:
+    """One attempt. `resume_from`: the state folder to go on from, whole, and its `step`; None and 0 for a fresh one."""
+
+    folder: RunFolder
+    attempt: int
+    config: RunConfig
+    log: PatientLog
+    resume_from: Path | None
+    step: int
+
+
+def parse_arguments(module: str, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments with which the runner starts every trainer."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--outputs", type=Path, required=True)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--request", help="the request that this attempt serves; default: the newest config")
+    parser.add_argument("--resume-from", help="a state folder of the run")
+    return parser.parse_args(argv)
+
+
+def take_order(arguments: argparse.Namespace) -> Order:
+    """Read the run's log and set aside what lies beyond the resume point. Raises UserError where it can't be served."""
+    folder, state = load_run(arguments.outputs.absolute(), arguments.run)
+    attempt = next((a for a in state.attempts if a.number == arguments.attempt), None)
+    request = next((r for r in state.requests if r.id == arguments.request), None)
+    config_id = attempt.config if attempt else request.config if request else state.config_id
+    config = parse_saved(state.configs.get(config_id, state.config))
+    resume_from = None
+    step = 0
+    # Who asked has decided: a restart names no state, whatever the run once started from.
+    wanted = arguments.resume_from or ("" if arguments.request else config.resume_from_checkpoint)
+    if wanted:
+        found = find_state(folder, wanted)
+        if found is None or not found.complete or found.step is None:
+            problem = found.problem if found else "there is none"
+            raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {wanted} can't be resumed from: {problem}")
+        resume_from, step = found.path, found.step
+    log = PatientLog(EventLog(folder.path, "trainer", attempt=arguments.attempt))
+    sweep_leftovers(folder)
+    set_aside(folder, step, state)
+    return Order(folder, arguments.attempt, config, log, resume_from, step)
