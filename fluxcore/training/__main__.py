@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, on_term)
     import fluxcore.models.loading  # noqa: F401  torch comes only now, after the signal is caught
+    from fluxcore.runs.exits import FAILED
 
     from .failures import Exit, TrainingError, explain
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             return int(Exit.CRASH)
         if os.environ.get("FLUXGYM_DEBUG"):
             traceback.print_exc()
-        print(expected, file=sys.stderr, flush=True)
+        print(f"{FAILED}{expected}", file=sys.stderr, flush=True)
         return int(expected.code)
 
 
