@@ -25,6 +25,7 @@ from .gpus import NvmlGpus
 from .host import LocalHost
 from .instance import AlreadyServed, Instance
 from .loop import SHUTDOWN_GRACE_SECONDS, SLOW_POLL_SECONDS, Runner
+from .stacks import StackDump
 from .wake import Wake
 
 USAGE_EXIT = 64
@@ -144,7 +145,9 @@ def serve(
         clock=clock,
         cpu_slots=slots,
         alerts=Alerts(outputs, LocalSender(), clock),
+        dumper=StackDump,
     )
+    gpus.start()
     wake.start()
     if wake.works:
         runner.poll_seconds = SLOW_POLL_SECONDS

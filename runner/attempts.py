@@ -6,17 +6,17 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from fluxcore.log import parse_ts
+from fluxcore.log import number, parse_ts
 from fluxcore.runs import resume_choice
-from fluxcore.runs.checkpoints import safetensors_problem
+from fluxcore.runs.checkpoints import list_checkpoints, safetensors_problem
 from fluxcore.runs.processes import Identity
 from fluxcore.runs.records import Attempt
 
-from .endings import STOP_HINTS, explain, read_tail, was_stopped
+from .endings import LOOK_BYTES, LOOK_LINES, STOP_HINTS, explain, read_tail, was_stopped
 from .executor import Executor, Exit, Record
+from .hints import Facts, gpu_trouble
 from .kill import TreeKill
 from .run import Run
-from .stacks import dump_stacks
 
 
 def record(executor: Executor, run: Run) -> Record:
@@ -56,13 +56,20 @@ def declare_stalled(run: Run, attempt: Attempt, data: dict[str, Any]) -> bool:
 
     False where that can't be written now; then nothing may be killed, or it would look like someone else's doing.
     """
-    stacks = dump_stacks(run.folder, attempt.number, attempt.pid)
     point = resume_point(run)
-    if not run.append("run.stalled", {**data, **point, "stacks": stacks}, attempt=attempt.number):
+    trouble = gpu_trouble(run.watch.gpus) if run.watch else None
+    hint = f"{trouble}, then {again(point)}." if trouble else ""
+    more = {**point, "stacks": run.dump.path if run.dump else None, **({"hint": hint} if hint else {})}
+    if not run.append("run.stalled", {**data, **more}, attempt=attempt.number):
         return False
     seconds, saved = data["evidence"]["seconds_without_progress"], point["resume_checkpoint"]
     where = f"checkpoint to go on from: {saved}" if saved else "there is no checkpoint to go on from"
     run.note(f"stalled ({data['verdict']}): {seconds} s without progress; ending it; {where}", "ERROR")
+    if run.dump is not None:
+        what = f"where its threads stood: {run.dump.path}" if run.dump.path else f"no stacks: {run.dump.problem}"
+        run.note(what, "INFO" if run.dump.path else "WARNING")
+    if hint:
+        run.note(hint, "ERROR")
     return True
 
 
@@ -85,8 +92,10 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
         run.note(f"processes that outlived their trainer were killed: {sorted(set(kill.pids))}", "WARNING")
     ended = found.exit or Exit(None)
     tail = read_tail(run.folder.train_log, found.log_offset)
+    text = read_tail(run.folder.train_log, found.log_offset, LOOK_LINES, LOOK_BYTES)
     whole = run.folder.final_weights.is_file() and not safetensors_problem(run.folder.final_weights)
-    ending = explain(ended, whole, tail, bool(state.total_steps) and state.step >= state.total_steps)
+    all_done = bool(state.total_steps) and state.step >= state.total_steps
+    ending = explain(ended, whole, text, all_done, _facts(run, attempt, ended, point))
     if ending.ok:
         data = {
             "weights": run.folder.final_weights.name,
@@ -115,6 +124,29 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
         return False
     run.note(f"failed ({ending.reason}, exit code {ended.exit_code}): {ending.hint}", "ERROR")
     return True
+
+
+def _facts(run: Run, attempt: Attempt, ended: Exit, point: dict[str, Any]) -> Facts:
+    """What a hint may be made of."""
+    state, watch = run.state, run.watch
+    memory = [number(state.gpus.get(uuid, {}).get("memory_total_gib")) for uuid in attempt.gpus]
+    before = watch.oom_kills if watch else None
+    newest = point["resume_step"] or 0
+    states = [one for one in list_checkpoints(run.folder) if one.kind == "state" and one.complete]
+    return Facts(
+        config=state.served_config(attempt),
+        gpus=watch.gpus if watch else {},
+        gpu_memory_gib=min((gib for gib in memory if gib), default=None),
+        memory_available_gib=watch.memory_available_gib if watch else None,
+        oom_kills=None if before is None or ended.oom_total is None else max(0, ended.oom_total - before),
+        again=again(point),
+        earlier=next((one.name for one in reversed(states) if one.step and one.step < newest), None),
+    )
+
+
+def again(point: dict[str, Any]) -> str:
+    """What a person does after a failure, in a word or two."""
+    return "resume" if point["resume_checkpoint"] else "start again"
 
 
 def _seconds(run: Run, attempt: Attempt) -> float:

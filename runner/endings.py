@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxcore.runs.exits import FAILED, REASONS
 from fluxcore.tail import last_lines
 
 from .executor import Exit
+from .hints import Facts, gpu_trouble, lower_memory, lower_rate, tight_memory
+from .signs import Sign, find_sign, last_error
 
 TAIL_LINES = 20
 TAIL_BYTES = 4000
-
-REASON_OF_EXIT = {2: "bad_config", 3: "bad_data", 4: "download", 5: "nan_loss", 6: "oom_gpu", 7: "disk_full"}
+LOOK_LINES = 80
+LOOK_BYTES = 16_000
+"""What is looked through for the cause: a launcher's own traceback may stand below the one that tells."""
 
 HINTS = {
     "oom_gpu": "The GPU's memory was too small: choose a smaller memory preset, a lower resolution, batch size 1 or "
-    "gradient checkpointing, then resume.",
+    "gradient checkpointing, then {again}.",
     "oom_host": "The machine ran out of memory and ended the trainer: lower workers and batch size, close other "
-    "programs or rent more RAM, then resume.",
-    "disk_full": "The disk is full: delete old runs or checkpoints (fluxgym prune), then resume.",
-    "bad_config": "A setting can't be used; the last line of the log names it. Change it, then start again.",
-    "bad_data": "A picture or caption can't be used; the last line of the log names it. Mend or remove it, then start "
-    "again.",
+    "programs or rent more RAM, then {again}.",
+    "disk_full": "The disk is full: delete old runs or checkpoints (fluxgym prune), then {again}.",
+    "bad_config": "A setting can't be used; the last line of the log names it. Change it, then {again}.",
+    "bad_data": "A picture or caption can't be used; the last line of the log names it. Mend or remove it, then "
+    "{again}.",
     "download": "The base model could not be fetched: check the connection, and for a gated model its licence and "
-    "HF_TOKEN, then start again.",
+    "HF_TOKEN, then {again}.",
     "nan_loss": "The loss is no longer a number: lower the learning rate (a half or a tenth), then resume from an "
     "earlier checkpoint.",
-    "killed": "Something outside FluxGym ended the trainer; if nobody did so on purpose, look at the machine's limits "
-    "on time and memory, then resume.",
-    "crash": "The trainer broke off with an error that FluxGym doesn't know; the last lines of the log say where. "
-    "Resume to go on from the last checkpoint.",
+    "killed": "Something outside FluxGym ended the trainer{detail}; if nobody did so on purpose, look at the machine's "
+    "limits on time and memory, then {again}.",
+    "crash": "The trainer broke off with an error that FluxGym doesn't know{detail}; {again}, and where that comes "
+    "again, look at the last lines of the log.",
     "lost": "The trainer went away while nobody watched (the machine restarted, or its parent process was killed), so "
-    "its exit code is not known. Resume to go on from the last checkpoint.",
+    "its exit code is not known: {again}.",
 }
 
 STOP_HINTS = {
@@ -42,11 +47,22 @@ STOP_HINTS = {
 }
 """What to do after a stop that the runner asked for itself."""
 
-# What a trainer of another make says before it ends with a code of its own.
-_TEXTS = {
-    "oom_gpu": ("cuda out of memory", "torch.outofmemoryerror", "cuda error: out of memory"),
-    "disk_full": ("no space left on device",),
-    "download": ("gatedrepoerror", "repositorynotfounderror", "localentrynotfounderror"),
+SAID = {
+    "bad_config": "A setting can't be used: {sentence}; change it, then {again}.",
+    "bad_data": "The pictures can't be used: {sentence}; mend that, then {again}.",
+    "download": "The base model can't be used: {sentence}, then {again}.",
+}
+"""Hints made of the trainer's own sentence."""
+
+NO_WEIGHTS = "The trainer ended without an error, but its LoRA file is missing or cut short: {again} to write it anew."
+
+KILLERS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGXFSZ")
+BREAKDOWNS = {
+    "SIGSEGV": "a library or the GPU's driver reached into memory that is not its own",
+    "SIGBUS": "a file or shared memory that it had open went away, or the disk gave an error",
+    "SIGILL": "this processor lacks an instruction that an installed package uses",
+    "SIGABRT": "a library gave up",
+    "SIGFPE": "a library divided by zero",
 }
 
 
@@ -59,28 +75,33 @@ class Ending:
     hint: str = ""
 
 
-def explain(ended: Exit, weights_whole: bool, tail: str, all_steps_done: bool) -> Ending:
-    """What an exit that nobody here asked for means."""
+def explain(ended: Exit, weights_whole: bool, text: str, all_steps_done: bool, facts: Facts | None = None) -> Ending:
+    """What an exit that nobody here asked for means. `text`: the end of what the trainer printed."""
+    facts = facts or Facts()
     if ended.exit_code is None:
-        return Ending(True) if weights_whole and all_steps_done else _failed("lost")
+        return Ending(True) if weights_whole and all_steps_done else _failed("lost", facts)
     if ended.exit_code == 0:
-        if weights_whole:
-            return Ending(True)
-        return Ending(False, "crash", "The trainer ended without an error, but its LoRA file is missing or cut short.")
-    if ended.signal == "SIGKILL" and ended.oom_kills:
-        return _failed("oom_host")
-    if ended.signal in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGXCPU") or ended.exit_code in (
-        130,
-        143,
-    ):
-        return _failed("killed")
-    if ended.exit_code in REASON_OF_EXIT:
-        return _failed(REASON_OF_EXIT[ended.exit_code])
-    lowered = tail.lower()
-    for reason, texts in _TEXTS.items():
-        if any(text in lowered for text in texts):
-            return _failed(reason)
-    return _failed("crash")
+        return Ending(True) if weights_whole else Ending(False, "crash", NO_WEIGHTS.format(again=facts.again))
+    oom_kills = ended.oom_kills if facts.oom_kills is None else facts.oom_kills
+    if ended.signal == "SIGKILL" and oom_kills:
+        return _failed("oom_host", facts)
+    if ended.signal in KILLERS or ended.exit_code in (130, 143):
+        by = f" ({ended.signal})" if ended.signal else ""
+        return _failed("killed", facts, by + (tight_memory(facts) if ended.signal == "SIGKILL" else ""))
+    if ended.exit_code in REASONS:
+        return _said(REASONS[ended.exit_code], text, facts)  # type: ignore[index]
+    trouble = gpu_trouble({uuid: gpu for uuid, gpu in facts.gpus.items() if gpu.problem != "no_answer"})
+    found = find_sign(text)
+    if found is not None and not (trouble and found[0].reason == "crash"):
+        return _told(*found, text, facts)
+    if trouble:
+        return Ending(False, "crash", f"{trouble}, then {facts.again}.")
+    if oom_kills:  # not the trainer itself, but something that it needed
+        return _failed("oom_host", facts)
+    if ended.signal in BREAKDOWNS:
+        return _failed("crash", facts, f" ({ended.signal}: {BREAKDOWNS[ended.signal]})")
+    quoted = last_error(text)
+    return _failed("crash", facts, f" (“{quoted}”)" if quoted else "")
 
 
 def was_stopped(ended: Exit, asked_here: bool) -> bool:
@@ -88,11 +109,36 @@ def was_stopped(ended: Exit, asked_here: bool) -> bool:
     return asked_here or ended.signal in ("SIGTERM", "SIGKILL") or ended.exit_code in (143, None)
 
 
-def read_tail(path: Path, offset: int = 0) -> str:
+def read_tail(path: Path, offset: int = 0, lines: int = TAIL_LINES, most_bytes: int = TAIL_BYTES) -> str:
     """The last lines of a log from `offset` on, at most 20 lines and 4000 bytes; "" where there is none."""
-    lines = last_lines(path, TAIL_BYTES, offset=offset, most_bytes=TAIL_BYTES)
-    return "\n".join([line for line in lines if line][-TAIL_LINES:])
+    found = last_lines(path, most_bytes, offset=offset, most_bytes=most_bytes)
+    return "\n".join([line for line in found if line][-lines:])
 
 
-def _failed(reason: str) -> Ending:
-    return Ending(False, reason, HINTS[reason])
+def _said(reason: str, text: str, facts: Facts) -> Ending:
+    """A failure that our trainer names itself: its exit code is the reason, its last sentence the detail."""
+    if reason == "oom_gpu":
+        return Ending(False, reason, lower_memory(facts, text))
+    if reason == "nan_loss":
+        return Ending(False, reason, lower_rate(facts))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    sentence = next((line.removeprefix(FAILED) for line in reversed(lines) if line.startswith(FAILED)), "")
+    if not sentence:
+        found = find_sign(text, reason)
+        return _told(*found, text, facts) if found else _failed(reason, facts)
+    if reason not in SAID:
+        return _failed(reason, facts)
+    return Ending(False, reason, SAID[reason].format(sentence=sentence.rstrip("."), again=facts.again))
+
+
+def _told(sign: Sign, groups: dict[str, str], line: str, text: str, facts: Facts) -> Ending:
+    """A failure that the log tells of."""
+    if sign.reason == "oom_gpu":
+        return Ending(False, sign.reason, lower_memory(facts, line))
+    if not sign.hint:
+        return _failed(sign.reason, facts)
+    return Ending(False, sign.reason, sign.hint.format_map(defaultdict(lambda: "it", groups, again=facts.again)))
+
+
+def _failed(reason: str, facts: Facts, detail: str = "") -> Ending:
+    return Ending(False, reason, HINTS[reason].format(again=facts.again, detail=detail))

@@ -24,7 +24,7 @@ from fluxcore.runs.processes import (
 )
 from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
-from .shim import claim
+from .shim import claim, oom_kills
 
 TABLE_SECONDS = 1.0
 """How old the process table may be that readings are taken from; several runs share one look. Kills look anew."""
@@ -44,12 +44,17 @@ class Launch:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a trainer ended. `exit_code` None: not known. `signal` is a name such as SIGKILL."""
+    """How a trainer ended. `exit_code` None: not known. `signal` is a name such as SIGKILL.
+
+    `oom_kills`: processes of its control group that the kernel killed for want of memory while it ran; `oom_total`: up
+    to its end, None where not known.
+    """
 
     exit_code: int | None
     signal: str | None = None
     seconds: float | None = None
     oom_kills: int = 0
+    oom_total: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Activity:
-    """What an attempt's process tree used so far (CPU seconds, bytes) and holds now (`rss_bytes`)."""
+    """What an attempt's process tree used so far (CPU seconds, bytes) and holds now (`rss_bytes`).
+
+    `oom_kills`: what its control group counts up to now; None where not known.
+    """
 
     cpu_seconds: float
     rss_bytes: int
     read_bytes: int
     write_bytes: int
+    oom_kills: int | None = None
 
 
 class Executor(Protocol):
@@ -172,11 +181,7 @@ class LocalExecutor:
             trainer=Identity.parse(process),
             shim=Identity.parse(shim) if isinstance(shim, dict) else None,
             log_offset=int(process.get("log_offset") or 0),
-            exit=Exit(
-                ended.get("exit_code"), ended.get("signal"), ended.get("seconds"), int(ended.get("oom_kills") or 0)
-            )
-            if ended
-            else None,
+            exit=_exit(ended) if ended else None,
         )
         if found.exit is not None:
             self._started.pop(place, None)
@@ -215,7 +220,7 @@ class LocalExecutor:
             if row is not None and not row.zombie:
                 rss += row.rss_bytes
                 usage.add((pid, row.start_ticks), row.cpu_seconds, *_io_bytes(pid))
-        return Activity(usage.cpu_seconds, rss, usage.read_bytes, usage.write_bytes)
+        return Activity(usage.cpu_seconds, rss, usage.read_bytes, usage.write_bytes, oom_kills(min(roots)))
 
     def signal(self, identity: Identity, number: int) -> bool:
         try:
@@ -265,6 +270,17 @@ def _io_bytes(pid: int) -> tuple[int, int]:
         return int(values["rchar"]), int(values["wchar"])
     except (OSError, ValueError, KeyError):
         return 0, 0
+
+
+def _exit(data: dict[str, Any]) -> Exit:
+    total = data.get("oom_total")
+    return Exit(
+        data.get("exit_code"),
+        data.get("signal"),
+        data.get("seconds"),
+        int(data.get("oom_kills") or 0),
+        total if isinstance(total, int) else None,
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,134 +1,137 @@
-"""Readings of the GPUs through NVML. What a driver does not tell is None, never 0; no driver: no readings."""
+"""The GPUs as the loop sees them: it asks, and never waits for a driver that does not answer."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
+import queue
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-RETRY_SECONDS = 60.0
-GIB = 2**30
+from .nvml import Nvml, unknown
+
+QUICK_SECONDS = 0.05
+"""How long the loop waits for a reading. A sound driver needs milliseconds; of a slow one the next turn has it."""
+
+PATIENCE_SECONDS = 3.0
+"""After which a driver that is being asked counts as one that gives no answer."""
+
+SHARED_SECONDS = 0.1
+"""How old a reading may be that several runs share."""
+
+LISTED_SECONDS = 5.0
+"""How old a reading may be to tell which GPUs there are."""
 
 log = logging.getLogger(__name__)
-
-_THROTTLE = {
-    0x0000000000000002: "applications_clocks",
-    0x0000000000000004: "power_cap",
-    0x0000000000000008: "hw_slowdown",
-    0x0000000000000010: "sync_boost",
-    0x0000000000000020: "sw_thermal",
-    0x0000000000000040: "hw_thermal",
-    0x0000000000000080: "hw_power_brake",
-    0x0000000000000100: "display_clocks",
-}  # 1 is "idle", which throttles nothing
 
 
 class Gpus(Protocol):
     """The GPUs that trainers may use."""
 
-    def by_index(self) -> dict[int, str]:
-        """The uuids of the visible GPUs by the number that nvidia-smi shows; empty where there is none or no driver."""
+    def by_index(self) -> dict[int, str] | None:
+        """The uuids of the visible GPUs that work, by the number that nvidia-smi shows; empty on a machine without.
 
-    def sample(self) -> list[dict[str, Any]]:
-        """One `gpu.sampled` for each visible GPU."""
+        None: not known (yet), or none works.
+        """
+
+    def sample(self) -> list[dict[str, Any]] | None:
+        """One `gpu.sampled` for each visible GPU, read now; None: on its way, ask again in the next turn.
+
+        `xid_errors` are all since the runner began to listen. Where the driver gives no answer, nothing of a GPU is
+        known but who it is, and its `problem` is "no_answer".
+        """
+
+
+@dataclass(frozen=True)
+class _Reading:
+    samples: list[dict[str, Any]] | None
+    begun: float
 
 
 class NvmlGpus:
-    """NVIDIA's GPUs. Loads the driver's library when first asked, and again later where that failed."""
+    """NVIDIA's GPUs, read by a thread of its own: a call into the driver of a broken GPU can hang for minutes.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    A reading that comes that late is thrown away; meanwhile all that it would have told is unknown.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], list[dict[str, Any]] | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._nvml = Nvml()
+        self._read = read or self._nvml.read
         self._clock = clock
-        self._nvml: Any = None
-        self._try_at = float("-inf")
-        self._uuids: dict[int, str] = {}
+        self._orders: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+        self._arrived = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._asked: float | None = None
+        self._newest = _Reading(None, float("-inf"))
+        self._owed = False
+        self._seen: list[dict[str, Any]] = []
 
-    def by_index(self) -> dict[int, str]:
-        return {int(gpu["index"]): str(gpu["uuid"]) for gpu in self._read(details=False) if gpu["uuid"]}
+    def by_index(self) -> dict[int, str] | None:
+        now = self._clock()
+        if now - self._newest.begun > LISTED_SECONDS and not self._fetch(now):
+            return None
+        working = [gpu for gpu in self._newest.samples or [] if gpu["uuid"] and not gpu["problem"]]
+        usable = {int(gpu["index"]): str(gpu["uuid"]) for gpu in working}
+        return None if self._seen and not usable else usable
 
-    def uuids(self) -> list[str]:
-        """The visible GPUs, in order."""
-        return list(self.by_index().values())
+    def sample(self) -> list[dict[str, Any]] | None:
+        now = self._clock()
+        if self._owed and now - self._newest.begun <= PATIENCE_SECONDS and self._asked is None:
+            self._owed = False  # what was on its way at the last turn: it counts as of this one, for all that ask in it
+            self._newest = _Reading(self._newest.samples, now)
+        if now - self._newest.begun <= SHARED_SECONDS or self._fetch(now):
+            return self._shown(self._newest.samples)
+        self._owed = self._asked is not None and now - self._asked <= PATIENCE_SECONDS
+        return None if self._owed else self._shown(None)
 
-    def sample(self) -> list[dict[str, Any]]:
-        return self._read(details=True)
+    def start(self) -> None:
+        """Read once, so that a driver that takes its time to wake up is awake when the first run is asked for."""
+        self._fetch(self._clock(), PATIENCE_SECONDS)
 
     def close(self) -> None:
-        """Let go of the driver."""
-        if self._nvml is not None:
-            self._ask(self._nvml.nvmlShutdown)
-            self._nvml = None
+        """Let go of the driver, where it lets go."""
+        if self._thread is not None and self._asked is None:
+            self._orders.put(None)
+            self._thread.join(1.0)
 
-    def _read(self, details: bool) -> list[dict[str, Any]]:
-        if not self._open():
-            return []
-        nvml = self._nvml
-        count = self._ask(nvml.nvmlDeviceGetCount)
-        if count is None:  # the driver went away: start over later
-            self.close()
-            self._try_at = self._clock() + RETRY_SECONDS
-            return []
-        found = []
-        for index in range(count):
-            handle = self._ask(nvml.nvmlDeviceGetHandleByIndex, index)
-            uuid = self._ask(nvml.nvmlDeviceGetUUID, handle) if handle is not None else None
-            if uuid is not None:
-                self._uuids[index] = uuid
-            elif details:
-                uuid = self._uuids.get(index)  # a lost GPU doesn't tell its name any more
-            if _visible(index, uuid):
-                sample: dict[str, Any] = {"index": index, "uuid": uuid}
-                found.append({**sample, **self._details(handle)} if details else sample)
-        return found
-
-    def _details(self, handle: Any) -> dict[str, Any]:
-        nvml = self._nvml
-
-        def ask(function: str, *arguments: Any) -> Any:
-            return self._ask(getattr(nvml, function, None), handle, *arguments) if handle is not None else None
-
-        use, memory = ask("nvmlDeviceGetUtilizationRates"), ask("nvmlDeviceGetMemoryInfo")
-        power, limit = ask("nvmlDeviceGetPowerUsage"), ask("nvmlDeviceGetEnforcedPowerLimit")
-        reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
-        if reasons is None:
-            reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        return {
-            "name": ask("nvmlDeviceGetName"),
-            "utilization_percent": None if use is None else int(use.gpu),
-            "memory_used_gib": None if memory is None else round(memory.used / GIB, 3),
-            "memory_total_gib": None if memory is None else round(memory.total / GIB, 3),
-            "power_watts": None if power is None else round(power / 1000, 1),
-            "power_limit_watts": None if limit is None else round(limit / 1000, 1),
-            "temperature_c": ask("nvmlDeviceGetTemperature", 0),
-            "throttle_reasons": None if reasons is None else [name for bit, name in _THROTTLE.items() if reasons & bit],
-        }
-
-    def _open(self) -> bool:
-        if self._nvml is not None:
-            return True
-        if self._clock() < self._try_at:
+    def _fetch(self, now: float, patience: float = QUICK_SECONDS) -> bool:
+        """Have the GPUs read; False where that takes longer than a moment, or the last reading still goes on."""
+        if self._asked is not None:
             return False
-        try:
-            import pynvml
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="gpus", daemon=True)
+            self._thread.start()
+        self._arrived.clear()
+        self._asked = now
+        self._orders.put(now)
+        return self._arrived.wait(patience)
 
-            pynvml.nvmlInit()
-        except Exception as error:  # no library, no driver, or one that does not answer: all the same to us
-            self._try_at = self._clock() + RETRY_SECONDS
-            log.debug("no GPU readings: %s", error)
-            return False
-        self._nvml = pynvml
-        return True
+    def _serve(self) -> None:
+        while (begun := self._orders.get()) is not None:
+            try:
+                samples = self._read()
+            except Exception as error:  # a driver's surprise must not end the readings
+                log.warning("the GPUs can't be read: %r", error)
+                samples = None
+            if samples:
+                self._seen = samples
+            self._newest = _Reading(samples, begun)
+            self._arrived.set()  # before the next one may be asked for, which clears it
+            self._asked = None
+        with contextlib.suppress(Exception):
+            self._nvml.close()
 
-    def _ask(self, function: Callable[..., Any] | None, *arguments: Any) -> Any:
-        """The driver's answer, or None. A function that it lacks raises NVMLError or NVMLLibraryMismatchError."""
-        if function is None:
-            return None
-        try:
-            answer = function(*arguments)
-        except (self._nvml.NVMLError, self._nvml.NVMLLibraryMismatchError, OSError, AttributeError):
-            return None
-        return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
+    def _shown(self, samples: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        if samples is not None:
+            return samples
+        return [{**unknown(sample), "problem": "no_answer"} for sample in self._seen]
 
 
 class NoGpus:
@@ -139,12 +142,3 @@ class NoGpus:
 
     def sample(self) -> list[dict[str, Any]]:
         return []
-
-
-def _visible(index: int, uuid: str | None) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES of the runner, where set, names this GPU."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None:
-        return True
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    return str(index) in names or any(uuid is not None and uuid.startswith(name) for name in names)

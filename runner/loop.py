@@ -24,7 +24,8 @@ from .gpus import Gpus
 from .host import Host
 from .kill import TreeKill
 from .run import Run
-from .samples import take_sample
+from .samples import take_last_look, take_sample
+from .stacks import Dumper
 from .stalls import judge
 from .waiting import Machine, Turn, line_up
 
@@ -56,6 +57,7 @@ class Runner:
         clock: Clock,
         cpu_slots: int = 1,
         alerts: Alerts | None = None,
+        dumper: Dumper | None = None,
     ) -> None:
         self.outputs = outputs
         self.executor = executor
@@ -64,6 +66,7 @@ class Runner:
         self.clock = clock
         self.cpu_slots = cpu_slots
         self.alerts = alerts
+        self.dumper = dumper
         self.poll_seconds = POLL_SECONDS
         self.runs: dict[str, Run] = {}
         self.installation = Installation(outputs)
@@ -72,6 +75,7 @@ class Runner:
         self._disk = DiskGuard()
         self._polled_at = float("-inf")
         self._no_gpu_since: float | None = None
+        self._gpus_seen: set[str] = set()
 
     def may_wait(self, hints: set[str]) -> bool:
         """Whether these hints are of live runs alone: a trainer's steps need no turn each, requests do."""
@@ -185,11 +189,15 @@ class Runner:
         """Give free GPUs or slots to queued runs, oldest request first; tell the others their place."""
         if not any(run.state.state == "queued" for run in live):
             return
-        gpus = self.gpus.by_index()
-        machine = Machine(gpus, self.cpu_slots, self._gpus_may_come(gpus))
+        found = self.gpus.by_index()
+        gpus = found or {}
+        self._gpus_seen.update(gpus.values())
+        machine = Machine(gpus, self.cpu_slots, self._gpus_may_come(gpus), answers=found is not None)
         paused, now = self.installation.paused, self.clock.now().timestamp()
+        # With a GPU lost, the others have to be named to the trainer all the more.
+        there = max(len(gpus), len(self._gpus_seen))
         for place in line_up(list(self.runs.values()), machine, now, paused=paused):
-            self._each([place.run], lambda run, place=place: self._give(run, place, len(gpus)))  # type: ignore[misc]
+            self._each([place.run], lambda run, place=place: self._give(run, place, there))  # type: ignore[misc]
 
     def _give(self, run: Run, place: Turn, gpus: int) -> None:
         request = run.state.requests[0].id
@@ -235,7 +243,7 @@ class Runner:
                 run.watch.forgive()
             if not gone:
                 attempts.adopt(run, attempt)
-        if gone and run.kill is None:
+        if gone and run.kill is None and take_last_look(self, run):
             run.kill = TreeKill("leftovers", 0.0, self.clock.monotonic())
 
     # -- samples ----------------------------------------------------------------------------------------------------
@@ -258,11 +266,19 @@ class Runner:
         """Say what looks stuck, take it back when it moves, and end it when its limit is reached."""
         state, watch, attempt = run.state, run.watch, run.state.live_attempt
         if watch is None or attempt is None or run.kill is not None or state.stop_requested or not state.monitoring:
+            run.drop_dump()
             return
         found = judge(watch.window(float(run.option("stall_seconds")), float(run.option("sample_gpu_seconds"))))
         data = {"verdict": found.verdict, "evidence": found.evidence}
+        if run.dump is not None and not found.certain:  # it moved in the last moment
+            run.drop_dump()
         if found.certain:
+            if self.dumper is not None and run.dump is None:
+                run.dump = self.dumper(run.folder, attempt.number, attempt.pid, self.clock.monotonic())
+            if run.dump is not None and not run.dump.done(self.clock.monotonic()):
+                return
             if attempts.declare_stalled(run, attempt, data):
+                run.drop_dump()
                 run.kill = TreeKill("stall", float(run.option("stop_grace_seconds")), self.clock.monotonic())
         elif found.verdict is not None and state.suspected is None:
             if run.append("stall.suspected", data, attempt=attempt.number):
@@ -320,7 +336,7 @@ class Runner:
         for run in live:
             if run.paused_until > now or run.retry_at > now:
                 due = min(due, LIVE_SECONDS)
-            elif run.kill is not None or run.state.spawning is not None:
+            elif run.kill is not None or run.state.spawning is not None or run.dump is not None:
                 return BUSY_SECONDS
             elif run.state.live_attempt is not None:
                 period = number(run.option("sample_gpu_seconds"))

@@ -15,6 +15,7 @@ from fluxcore.runs.records import Attempt
 
 from .clock import Clock
 from .kill import TreeKill
+from .stacks import Dump
 from .watch import Watch
 
 READ_SECONDS = 0.95
@@ -44,6 +45,8 @@ class Run:
         self.state = RunState(self.folder.name)
         self.watch: Watch | None = None
         self.kill: TreeKill | None = None
+        self.dump: Dump | None = None
+        """The stacks of a stuck trainer, while they are taken."""
         self.known_attempt = 0
         """The attempt that this runner started or adopted."""
         self.spawned: dict[int, tuple[float, int]] = {}
@@ -188,8 +191,15 @@ class Run:
         """The derived files need no look before the state changes (a run that had ended when the runner started)."""
         self._shown = (self.state.state, self.state.config_id)
 
+    def drop_dump(self) -> None:
+        """Have no more to do with a dump of stacks, done or not."""
+        if self.dump is not None:
+            self.dump.drop()
+            self.dump = None
+
     def close(self, *, leaving: bool = False) -> None:
         """Let go of the log; `leaving`: this runner ends, nobody monitors the run for now."""
         self._log.close()
+        self.drop_dump()
         if leaving:
             self.remove_monitor_pid()

@@ -16,6 +16,7 @@ from .run import Run
 
 BACKOFF_SECONDS = 5.0
 PAUSED = "the queue is paused"
+NO_ANSWER = "a GPU that works (see what nvidia-smi says; restart the machine if it says nothing)"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Turn:
 class Machine:
     """What there is to give: GPUs (uuid by nvidia-smi's number), or slots where there are none.
 
-    `gpus_may_come`: there is no GPU to be seen, but the driver may still be starting.
+    `gpus_may_come`: there is no GPU to be seen, but the driver may still be starting. `answers` off: there are GPUs,
+    but their driver gives no answer, or none of them works; that makes it no machine without.
     """
 
     gpus: Mapping[int, str]
     cpu_slots: int
     gpus_may_come: bool = False
+    answers: bool = True
 
 
 def line_up(runs: list[Run], machine: Machine, now: float, *, paused: bool = False) -> list[Turn]:
@@ -85,6 +88,8 @@ class _Line:
     def take(self, run: Run, names: list[str]) -> tuple[list[str], str]:
         """GPUs for the run and "", or what it waits for, which is kept for it. Raises NoSuchGpu."""
         gpus = self.machine.gpus
+        if not self.machine.answers:
+            return [], NO_ANSWER
         if not gpus and self.machine.gpus_may_come and (names or had_gpus(run)):
             return [], f"GPU {', '.join(names)} to appear" if names else "a GPU to appear"
         if names:

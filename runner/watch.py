@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fluxcore.log import Event, number
+from fluxcore.log.event import whole_number
 
 from .executor import Activity
 from .stalls import Window
@@ -24,6 +25,17 @@ and beat use about 1%."""
 
 
 @dataclass
+class GpuTrouble:
+    """What befell one GPU during an attempt. `problem` is the newest sample's; `ecc`: errors that came meanwhile."""
+
+    index: int
+    name: str = ""
+    problem: str | None = None
+    xids: list[int] = field(default_factory=list)
+    ecc: int = 0
+
+
+@dataclass
 class Watch:
     """One attempt, watched. `clock` advances with the runner's turns and stands still while nobody watches."""
 
@@ -36,6 +48,11 @@ class Watch:
     longest_step: float = 0.0
     suspected: str | None = None
     sampled_at: float = float("-inf")
+    gpus: dict[str, GpuTrouble] = field(default_factory=dict)
+    """By uuid, as the attempt's samples tell: also those of an earlier runner."""
+    oom_kills: int | None = None
+    """The count of processes killed for want of memory at the sample before the last, which may have seen the end."""
+    memory_available_gib: float | None = None
     _looked: float | None = None
     _phase_done: float = 0.0
     _life_at: float = 0.0
@@ -48,6 +65,9 @@ class Watch:
     _read_at: float = 0.0
     _activity: Activity | None = None
     _recent: list[dict[str, Any]] = field(default_factory=list)
+    _xids_seen: dict[str, int] = field(default_factory=dict)
+    _ecc_first: dict[str, int] = field(default_factory=dict)
+    _oom_newest: int | None = None
 
     def __post_init__(self) -> None:
         self.last_step = self.resume_step
@@ -79,6 +99,11 @@ class Watch:
                 self._progress()
         elif event.type in ("sample.saved", "checkpoint.saved"):
             self._progress()
+        elif event.type == "gpu.sampled":
+            self._gpu(data)
+        elif event.type == "host.sampled":
+            self.memory_available_gib = number(data.get("memory_available_gib"))
+            self.oom_kills, self._oom_newest = self._oom_newest, whole_number(data.get("oom_kills"))
 
     def readings(self, samples: list[dict[str, Any]], period: float) -> None:
         """Note one round of GPU samples of the run's GPUs (data of `gpu.sampled`); none: nothing is known."""
@@ -91,8 +116,17 @@ class Watch:
                 self._idle_since = self.clock
         else:
             self._idle_since = None
-        keys = ("uuid", "utilization_percent", "memory_used_gib", "power_watts")
-        self._recent = [{key: sample.get(key) for key in keys} for sample in samples]
+        keys = ("uuid", "utilization_percent", "memory_used_gib", "power_watts", "problem", "xid_errors")
+        self._recent = [{key: sample.get(key) for key in keys if key in sample} for sample in samples]
+
+    def new_xids(self, uuid: str, codes: list[int] | None) -> dict[str, list[int]]:
+        """`xid_errors` of a sample: those of all `codes` that came during this attempt and are in no sample yet."""
+        if codes is None:
+            return {}
+        # What came before the first sample was another's: samples begin with the attempt.
+        seen = self._xids_seen.get(uuid, len(codes))
+        self._xids_seen[uuid] = len(codes)
+        return {"xid_errors": codes[seen:]}
 
     def activity(self, activity: Activity | None) -> None:
         """Note what the process tree used so far."""
@@ -140,6 +174,18 @@ class Watch:
     def forgive(self) -> None:
         """Start the limits afresh (monitoring was switched on again, the trainer was adopted)."""
         self.progress_at, self.suspected, self._wait = self.clock, None, 0.0
+
+    def _gpu(self, data: dict[str, Any]) -> None:
+        uuid = str(data.get("uuid"))
+        index, name = int(number(data.get("index")) or 0), str(data.get("name") or "")
+        trouble = self.gpus.setdefault(uuid, GpuTrouble(index, name))
+        trouble.name = name or trouble.name
+        trouble.problem = str(data["problem"]) if data.get("problem") else None
+        xids = data.get("xid_errors")
+        trouble.xids += [code for code in xids if isinstance(code, int)] if isinstance(xids, list) else []
+        ecc = number(data.get("ecc_uncorrected"))
+        if ecc is not None:
+            trouble.ecc = max(0, int(ecc) - self._ecc_first.setdefault(uuid, int(ecc)))
 
     def _progress(self) -> None:
         self._wait = max(self._wait, self.clock - self.progress_at)

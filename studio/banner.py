@@ -219,7 +219,7 @@ def why(run: LiveRun) -> str:
             "no_progress": "No step was finished for too long, so the run was stopped.",
             "silent": "Nothing was heard of the training for too long, so the run was stopped.",
         }.get(state.verdict, "The run was stuck and was stopped.")
-        return f"{seen} {can}".strip()
+        return " ".join(part for part in (seen, state.hint, can) if part)
     if state.state == "failed":
         return f"{state.hint or f'It failed ({state.reason or words.UNKNOWN}).'} {can}".strip()
     if state.state == "stopped":

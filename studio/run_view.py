@@ -15,6 +15,7 @@ from .files import run_url
 from .live import LiveRun
 
 TAIL_LINES = 200
+STACK_LINES = 1000
 COMPARED_STEPS = 12
 
 
@@ -140,6 +141,8 @@ def machine(state: RunState) -> None:
         pairs.append(("GPU", str(gpu.get("name") or gpu.get("index"))))
         busy = gpu.get("utilization_percent")
         pairs.append(("busy", f"{busy:.0f} %" if isinstance(busy, int | float) else words.UNKNOWN))
+        if gpu.get("problem"):
+            pairs.append(("", {"lost": "lost", "no_answer": "its driver gives no answer"}.get(gpu["problem"], "")))
         used, total = gpu.get("memory_used_gib"), gpu.get("memory_total_gib")
         if isinstance(used, int | float) and isinstance(total, int | float):
             pairs.append(("memory", f"{used:.1f} / {total:.0f} GiB"))
@@ -272,6 +275,9 @@ def monitor(run: LiveRun) -> None:
             "counted for nothing; all others count."
         )
     log(run.folder.monitor_log, run_url(run.folder, "monitor.log"), "The monitor has written nothing yet.")
+    for attempt, path in run.folder.stack_dumps():
+        with st.expander(f"Where attempt {attempt} stood when it was found stuck", icon=":material/account_tree:"):
+            st.code("\n".join(last_lines(path, STACK_LINES)), language=None, height=420)
 
 
 def checkpoints(run: LiveRun) -> None:

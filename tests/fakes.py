@@ -152,17 +152,28 @@ class FakeExecutor:
 
 
 class FakeGpus:
-    """GPUs by uuid with a utilisation each; None is not known."""
+    """GPUs by uuid with a utilisation each; None is not known.
+
+    `more`: further fields of a GPU's samples; a GPU with a `problem` is offered to nobody. `answers` off: a driver that
+    hangs; `late`: how many readings are not there at once.
+    """
 
     def __init__(self, **uses: int | None) -> None:
         self.uses: dict[str, int | None] = dict(uses)
+        self.more: dict[str, dict[str, Any]] = {}
+        self.answers = True
+        self.late = 0
 
-    def by_index(self) -> dict[int, str]:
-        return dict(enumerate(self.uses))
+    def by_index(self) -> dict[int, str] | None:
+        found = {i: uuid for i, uuid in enumerate(self.uses) if not self.more.get(uuid, {}).get("problem")}
+        return found if self.answers and (found or not self.uses) else None
 
-    def sample(self) -> list[dict[str, Any]]:
+    def sample(self) -> list[dict[str, Any]] | None:
+        if self.late:
+            self.late -= 1
+            return None
         return [
-            {"index": index, "uuid": uuid, "utilization_percent": use}
+            {"index": index, "uuid": uuid, "utilization_percent": use, **self.more.get(uuid, {})}
             for index, (uuid, use) in enumerate(self.uses.items())
         ]
 

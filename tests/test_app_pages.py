@@ -356,3 +356,28 @@ def test_a_thousand_steps_cost_little_a_tick(outputs):
         live_runs().expire()
         banner.progress_words(live_runs().get("cat").state)
     assert time.perf_counter() - begun < 1.0, "the log is not read from its start at each tick"
+
+
+def test_the_monitor_shows_where_a_stuck_attempt_stood(night, outputs):
+    folder = load_run(outputs, "old-film")[0]
+    folder.stacks(1).parent.mkdir(parents=True)
+    folder.stacks(1).write_text('Thread 1 (idle): "MainThread"\n    wait_for_the_loader (train.py:6)\n')
+
+    def monitor() -> None:
+        from studio import run_view
+        from studio.live import live_runs
+
+        run_view.monitor(live_runs().get("old-film"))
+
+    app = AppTest.from_function(monitor, default_timeout=30).run()
+    assert not app.exception and "attempt 1" in app.expander[0].label
+    assert any("wait_for_the_loader" in block.value for block in app.code)
+
+
+def test_a_stall_that_a_gpu_caused_says_so(outputs):
+    run = FakeRun(outputs, "cat", minutes_ago=5)
+    run.start()
+    hint = "GPU 0 fell off the bus (XID 79): restart the machine or rent another GPU, then start again."
+    run.append("runner", "run.stalled", {"verdict": "no_progress", "evidence": {}, "stacks": None, "hint": hint})
+    run.end_trainer()
+    assert "XID 79" in banner.why(live_runs().get("cat"))

@@ -34,7 +34,11 @@ def test_status_json_is_the_runs_view(capsys, outputs):
 
 def test_status_for_a_person(capsys, outputs):
     assert "failed" in call(capsys, "status", "--outputs", outputs).out
-    assert "lower the learning rate" in call(capsys, "status", "a", "--outputs", outputs).out
+    stacks = outputs / "a" / ".attempts" / "0002" / "stacks.txt"
+    stacks.parent.mkdir(parents=True)
+    stacks.write_text("Thread 1: stuck\n")
+    told = call(capsys, "status", "a", "--outputs", outputs).out
+    assert "lower the learning rate" in told and str(stacks) in told
     assert "no runs" in call(capsys, "status", "--outputs", outputs / "none").out
     assert call(capsys, "status", "--json", "--outputs", outputs / "none").json() == []
 

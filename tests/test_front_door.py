@@ -1,5 +1,7 @@
 """The library's front door: the seed's functions over the same log, without torch or Streamlit."""
 
+import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -9,6 +11,7 @@ from cli_tools import ROOT, STUB, orders, pictures, served, state, until
 
 import fluxcore
 from fluxcore.log import EventLog, format_ts, read_events
+from fluxcore.runs.processes import boot_id
 
 
 @pytest.fixture
@@ -69,6 +72,21 @@ def test_a_live_run_is_green_and_monitored_until_that_is_switched_off(outputs, t
     orders(outputs, "cat", steps=state(outputs, "cat").step + 2)
     fluxcore.start_training("cat", resume_from_checkpoint=checkpoint, max_train_steps=2000)
     until(lambda: state(outputs, "cat").state == "completed")
+
+
+def test_a_stale_monitor_pid_misleads_nobody(tmp_path):
+    (tmp_path / "cat").mkdir()
+    with EventLog(tmp_path / "cat", "cli") as log:
+        config = log.append("config.saved", {"config": {"lora_name": "cat"}})
+        request = log.append("run.requested", {"config": config.id, "resume_from": None})
+    with EventLog(tmp_path / "cat", "runner") as log:
+        log.append("run.started", {"request": request.id, "pid": os.getpid(), "create_time": 1.0}, attempt=1)
+    # What a runner that was killed leaves; its pid is another process's by now, and that one lives.
+    (tmp_path / "cat" / "monitor.pid").write_text(f"{os.getpid()}\n")
+    about = {"pid": os.getpid(), "create_time": 1.0, "start_ticks": 1, "boot_id": boot_id(), "version": "0"}
+    (tmp_path / ".runner.json").write_text(json.dumps(about))
+    status = fluxcore.get_monitor_status("cat", outputs=tmp_path)
+    assert status["enabled"] and not status["running"] and status["pid"] is None
 
 
 def test_saved_settings_come_back(outputs):

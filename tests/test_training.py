@@ -21,6 +21,9 @@ from fluxcore.config import resolve_config
 from fluxcore.dataset import copy_dataset
 from fluxcore.log import read_events
 from fluxcore.runs import RunFolder, create_run, list_checkpoints, load_run, resume_choice
+from fluxcore.runs.exits import FAILED, REASONS
+from runner.endings import explain, read_tail
+from runner.executor import Exit
 from tests.test_events_page import undocumented
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -372,8 +375,25 @@ def test_a_wrong_run_ends_in_one_sentence_and_its_exit_code(
     if spoil:
         spoil(folder.dataset)
     assert train(folder) == code
-    assert words in last_line(folder)
+    assert last_line(folder).startswith(FAILED) and words in last_line(folder)
     assert "Traceback" not in folder.train_log.read_text()
+    ending = explain(Exit(code), False, read_tail(folder.train_log), False)
+    assert ending.reason == REASONS[code] and words in ending.hint  # type: ignore[index]
+
+
+def test_a_damaged_file_of_the_base_model_is_named(tmp_path: Path, pictures: Path) -> None:
+    from fluxcore.models.registry import find_model
+
+    model = tmp_path / "model"
+    shutil.copytree(find_model("flux-mini").path, model)  # type: ignore[arg-type]
+    (blob,) = (model / "transformer").glob("*.safetensors")
+    whole = tmp_path / "blob"
+    whole.write_bytes(blob.read_bytes()[:1000])
+    blob.unlink()
+    blob.symlink_to(whole)  # as in the Hub's cache, where deleting the link alone would bring it back
+    folder = new_run(tmp_path, "damaged", pictures, base_model=str(model))
+    assert train(folder) == 4
+    assert f"{whole}: delete it" in explain(Exit(4), False, read_tail(folder.train_log), False).hint
 
 
 def test_a_state_of_another_rank_is_refused(tmp_path: Path, pictures: Path) -> None:

@@ -118,9 +118,10 @@ def ending(folder: RunFolder, state: RunState) -> str:
         return f"{state.name} is completed: {state.step} steps in {took}, {weights}{bytes_}"
     if state.state == "failed":
         why = state.hint or state.reason or "no reason is known"
-        return f"{state.name} failed at {where} ({state.reason}): {why}{go_on}"
+        return f"{state.name} failed at {where} ({state.reason}): {why.rstrip('.')}{go_on}"
     if state.state == "stalled":
-        return f"{state.name} was stuck at {where} ({state.verdict}) and was ended{go_on}"
+        why = f": {state.hint.rstrip('.')}" if state.hint else ""
+        return f"{state.name} was stuck at {where} ({state.verdict}) and was ended{why}{go_on}"
     if state.state == "stopped":
         why = f" ({state.reason}): {state.hint}" if state.hint else ""
         return f"{state.name} is stopped at {where}{why}{go_on}"

@@ -102,6 +102,8 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
         shown["refused"] = state.refusal
     if state.hint:
         shown["hint"] = state.hint
+    if dumps := folder.stack_dumps():
+        shown["stacks"] = str(dumps[0][1])
     shown["monitoring"] = "on" if state.monitoring else "off"
     if state.bad_lines:
         shown["unreadable lines"] = f"{state.bad_lines} in the event log; they are skipped, all others count"

@@ -267,6 +267,29 @@ TYPES: tuple[EventType, ...] = (
             Field("power_limit_watts", "enforced", 230.0, "W", maybe=True),
             Field("temperature_c", "of the chip", 71, "°C", maybe=True),
             Field("throttle_reasons", "why its clock is held down", ["power_cap"], maybe=True),
+            Field("sm_clock_mhz", "of its processors", 1695, "MHz", maybe=True, optional=True),
+            Field("memory_clock_mhz", "of its memory", 7600, "MHz", maybe=True, optional=True),
+            Field(
+                "ecc_uncorrected",
+                "memory errors that could not be corrected, since the driver started",
+                0,
+                maybe=True,
+                optional=True,
+            ),
+            Field(
+                "xid_errors",
+                "NVIDIA's numbers of errors that the driver reported since the attempt's last sample",
+                [],
+                maybe=True,
+                optional=True,
+            ),
+            Field(
+                "problem",
+                "`lost` (the driver can't reach it any more) or `no_answer` (the driver itself hangs or is gone)",
+                None,
+                maybe=True,
+                optional=True,
+            ),
         ),
     ),
     EventType(
@@ -280,6 +303,13 @@ TYPES: tuple[EventType, ...] = (
             Field("write_bytes", "to disks so far", 120_000_000, "bytes", maybe=True),
             Field("disk_free_gib", "where the run lies", 41.7, "GiB", maybe=True),
             Field("memory_available_gib", "of the machine or its container", 18.3, "GiB", maybe=True),
+            Field(
+                "oom_kills",
+                "processes of the control group that the kernel has killed for want of memory so far",
+                0,
+                maybe=True,
+                optional=True,
+            ),
         ),
     ),
     EventType(
@@ -299,7 +329,8 @@ TYPES: tuple[EventType, ...] = (
         (
             *_VERDICT,
             *_RESUME,
-            Field("stacks", "the trainer's stacks, in a side file", ".attempts/1/stacks.txt", maybe=True),
+            Field("stacks", "where its threads stood, in a side file", ".attempts/0001/stacks.txt", maybe=True),
+            Field("hint", "what to do, where a GPU is the cause", "Restart the machine, then resume.", optional=True),
         ),
         durable=True,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from collections.abc import Callable
@@ -17,9 +18,11 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
 import torch
 from diffusers import FluxPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from fluxcore.errors import UserError
+from fluxcore.runs.checkpoints import safetensors_problem
 
 from .registry import BaseModel
 
@@ -46,7 +49,7 @@ def locate(model: BaseModel, on_progress: Callable[[float, float], None] | None 
         if not (model.path / "model_index.json").is_file():
             raise ModelError(f"the base model {model.name} is not at {model.path}: no model_index.json there")
         return model.path
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import get_token, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     from tqdm.auto import tqdm
 
@@ -67,12 +70,25 @@ def locate(model: BaseModel, on_progress: Callable[[float, float], None] | None 
             )
         )
     except GatedRepoError:
+        page = f"https://huggingface.co/{model.repo}"
+        if get_token():
+            raise DownloadError(f"accept the licence of {model.repo} at {page}, with HF_TOKEN's account") from None
         raise DownloadError(
-            f"{model.repo} is gated: accept its licence on huggingface.co and set HF_TOKEN to a token of yours"
+            f"{model.repo} is gated: accept its licence at {page}, and set HF_TOKEN to a token of that account"
         ) from None
     except RepositoryNotFoundError:
         raise DownloadError(f"there is no model {model.repo} on the Hub, or HF_TOKEN may not see it") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except LocalEntryNotFoundError:
+        raise DownloadError(
+            f"{model.repo} could not be fetched: check the machine's connection to the internet (and its proxy)"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+            raise DownloadError(
+                "the Hub does not accept HF_TOKEN: make a new one at https://huggingface.co/settings/tokens and set it"
+            ) from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the disk's fault, which says what to do
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DownloadError(
             f"{model.repo} could not be downloaded ({first_line}); check the network and retry"
@@ -114,6 +130,17 @@ def load_image_side(folder: Path, dtype: torch.dtype, device: torch.device) -> F
     return pipeline
 
 
+def damaged_file(folder: Path) -> Path | None:
+    """A weights file below `folder` that can't be whole, where it really lies (the Hub's cache holds links)."""
+    for path in sorted(folder.glob("*/*.safetensors")):
+        try:
+            if safetensors_problem(path):
+                return path.resolve()
+        except FileNotFoundError:
+            continue
+    return None
+
+
 def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> FluxPipeline:
     """The whole pipeline on the CPU."""
     return _load(folder, dtype)
@@ -124,7 +151,12 @@ def _load(folder: Path, dtype: torch.dtype, **without: Any) -> FluxPipeline:
         pipeline = FluxPipeline.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **without
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if damaged := damaged_file(folder):
+            raise DownloadError(
+                f"a file of the base model is damaged, {damaged}: delete it so that it is fetched anew, or put a whole "
+                "one there"
+            ) from None
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"the base model at {folder} can't be loaded: {first_line}") from None
     pipeline.set_progress_bar_config(disable=True)

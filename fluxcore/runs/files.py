@@ -80,6 +80,15 @@ class RunFolder:
         """The shim's records of one attempt (intent, claim, process, exit)."""
         return self.path / ".attempts" / f"{number:04d}"
 
+    def stacks(self, attempt: int) -> Path:
+        """Where the trainer of an attempt stood when it was found stuck."""
+        return self.attempt(attempt) / "stacks.txt"
+
+    def stack_dumps(self) -> list[tuple[int, Path]]:
+        """The attempts of which there are stacks, newest first."""
+        found = self.attempt(0).parent.glob("*/stacks.txt")
+        return sorted(((int(path.parent.name), path) for path in found if path.parent.name.isdigit()), reverse=True)
+
     @property
     def alerts_lock(self) -> Path:
         """Held by the process that tells people of this run: never two at a time."""

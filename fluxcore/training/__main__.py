@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = parse_arguments("fluxcore.training", argv)
     import fluxcore.models.loading  # noqa: F401  torch comes only now, after the signal is caught
+    from fluxcore.runs.exits import FAILED
 
     from .failures import Exit, TrainingError, explain
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             return int(Exit.CRASH)
         if os.environ.get("FLUXGYM_DEBUG"):
             traceback.print_exc()
-        print(expected, file=sys.stderr, flush=True)
+        print(f"{FAILED}{expected}", file=sys.stderr, flush=True)
         return int(expected.code)
 
 

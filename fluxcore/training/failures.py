@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import errno
-from enum import IntEnum
 
 from fluxcore.config import ConfigError
 from fluxcore.dataset import PictureError
 from fluxcore.errors import UserError
 from fluxcore.models.registry import ModelNotFound
-
-
-class Exit(IntEnum):
-    """Exit codes of `python -m fluxcore.training`; 128 + 15 is a TERM that was obeyed."""
-
-    DONE = 0
-    CRASH = 1
-    BAD_CONFIG = 2
-    BAD_DATA = 3
-    DOWNLOAD = 4
-    NAN_LOSS = 5
-    OOM_GPU = 6
-    DISK_FULL = 7
-    STOPPED = 143
+from fluxcore.runs.exits import Exit as Exit
 
 
 class TrainingError(UserError):

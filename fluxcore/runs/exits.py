@@ -1,0 +1,33 @@
+"""How a trainer says why it ended, and the runner understands: an exit code, and a sentence on standard error."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of `python -m fluxcore.training`; 128 + 15 is a TERM that was obeyed."""
+
+    DONE = 0
+    CRASH = 1
+    BAD_CONFIG = 2
+    BAD_DATA = 3
+    DOWNLOAD = 4
+    NAN_LOSS = 5
+    OOM_GPU = 6
+    DISK_FULL = 7
+    STOPPED = 143
+
+
+REASONS = {
+    Exit.BAD_CONFIG: "bad_config",
+    Exit.BAD_DATA: "bad_data",
+    Exit.DOWNLOAD: "download",
+    Exit.NAN_LOSS: "nan_loss",
+    Exit.OOM_GPU: "oom_gpu",
+    Exit.DISK_FULL: "disk_full",
+}
+"""What `run.failed` calls them."""
+
+FAILED = "training failed: "
+"""Begins the line of standard error whose rest is the sentence for a person; more noise may follow it."""

@@ -1,0 +1,58 @@
+"""What a person is told when a base model can't be fetched. Needs no network: the Hub's client fails as it would."""
+
+from __future__ import annotations
+
+import errno
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from fluxcore.models.loading import DownloadError, locate
+from fluxcore.models.registry import BaseModel
+
+MODEL = BaseModel(name="dev", title="dev", repo="black-forest-labs/FLUX.1-dev", gated=True)
+
+
+def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    response: Any = SimpleNamespace(headers={}, request=None, status_code=status)
+    return kind(f"{status} Client Error.", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "token", "says"),
+    [
+        (answered(GatedRepoError, 401), None, ["https://huggingface.co/black-forest-labs/FLUX.1-dev", "set HF_TOKEN"]),
+        (answered(GatedRepoError, 403), "hf_x", ["accept the licence", "HF_TOKEN's account"]),
+        (answered(RepositoryNotFoundError, 404), None, ["no model black-forest-labs/FLUX.1-dev"]),
+        (answered(HfHubHTTPError, 401), "hf_x", ["does not accept HF_TOKEN", "settings/tokens"]),
+        (answered(HfHubHTTPError, 503), None, ["could not be downloaded (503"]),
+        (LocalEntryNotFoundError("An error happened"), None, ["connection to the internet"]),
+        (
+            OSError("Consistency check failed: file should be of size 4 but has size 2 (a.safetensors)."),
+            None,
+            ["size 2"],
+        ),
+    ],
+)
+def test_the_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception, token: str | None, says: list[str]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
+    with pytest.raises(DownloadError) as told:
+        locate(MODEL)
+    assert all(part in str(told.value) for part in says), told.value
+    assert "hf_x" not in str(told.value)
+
+
+def test_a_full_disk_is_not_the_networks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(OSError, match="No space left"):
+        locate(MODEL)
