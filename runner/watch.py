@@ -20,8 +20,8 @@ PAUSE_SECONDS = 1.0
 LIFE_SECONDS = 10.0
 LIFE_CPU_SHARE = 0.02
 LIFE_BYTES = 1 << 20
-"""A sign of life: in ten seconds, 2% of a core's time, or 1 MiB read, written or become resident. Threads that only wait
-and beat use about 1%."""
+"""A sign of life: in ten seconds, 2% of a core's time, or 1 MiB read, written or become resident. Threads that only
+wait and beat use about 1%."""
 
 
 @dataclass

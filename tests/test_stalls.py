@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.stalls import PHASE_BUDGETS, Window, judge
+from fluxcore.log import Event
+from runner.executor import Activity
+from runner.stalls import BUSY_SECONDS, QUIET, Window, judge
+from runner.watch import Watch
 from tests.fakes import FakeGpus, World
 
 STEPPING = Window(
@@ -48,14 +51,96 @@ def test_long_steps_with_an_idle_gpu_are_gpu_idle_only_at_a_full_limit_of_zero()
     assert verdict(slow, since_progress=301.0, gpu_idle_seconds=150.0)[1] is False
 
 
-@pytest.mark.parametrize("phase", [phase for phase in PHASE_BUDGETS if phase != "train"])
-def test_other_phases_have_budgets_of_at_least_stall_seconds_and_no_gpu_rule(phase: str) -> None:
-    budget = 300 * PHASE_BUDGETS[phase]
-    assert budget >= 300
-    early = replace(STEPPING, phase=phase, steps=0)
-    assert verdict(early, since_progress=budget - 1, gpu_idle_seconds=5000.0)[1] is False
-    assert verdict(early, since_progress=budget) == ("silent", True)
-    assert verdict(replace(early, steps=9), since_progress=budget) == ("no_progress", True)
+PHASES = ("", "download", "load", "cache", "sample", "save", "export", "a.later.versions")
+LOADING = Window(
+    phase="load", steps=0, since_progress=0.0, longest_step=0.0, stall_seconds=300, sample_seconds=5, since_life=0.0
+)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_elsewhere_it_is_quiet_that_counts_and_no_gpu_rule(phase: str) -> None:
+    limit = 300 * QUIET
+    assert limit >= 300
+    early = replace(LOADING, phase=phase)
+    assert verdict(early, since_progress=limit - 1, since_life=limit - 1, gpu_idle_seconds=5000.0)[1] is False
+    assert verdict(early, since_progress=limit, since_life=limit) == ("silent", True)
+    assert verdict(replace(early, steps=9), since_progress=limit, since_life=limit) == ("no_progress", True)
+    assert verdict(early, since_progress=7000.0, since_life=3.0, gpu_idle_seconds=7000.0)[1] is False
+
+
+def test_life_without_progress_is_not_enough_for_ever() -> None:
+    assert verdict(LOADING, since_progress=BUSY_SECONDS - 1, since_life=2.0) == ("silent", False)
+    assert verdict(LOADING, since_progress=BUSY_SECONDS, since_life=2.0) == ("silent", True)
+    patient = replace(LOADING, stall_seconds=3600)
+    assert verdict(patient, since_progress=4 * 3600 - 1, since_life=2.0)[1] is False
+    assert verdict(patient, since_progress=4 * 3600, since_life=2.0)[1] is True
+
+
+@pytest.mark.parametrize(("longest", "limit"), [(1, 1200), (200, 1200), (1000, 5000)])
+def test_a_phase_that_comes_again_has_five_of_its_longest_waits(longest: float, limit: float) -> None:
+    sampling = replace(LOADING, phase="sample", steps=50, longest_wait=longest)
+    assert verdict(sampling, since_progress=limit - 1, since_life=1.0)[1] is False
+    assert verdict(sampling, since_progress=limit, since_life=1.0) == ("no_progress", True)
+    first = replace(sampling, steps=0)
+    assert verdict(first, since_progress=limit, since_life=1.0)[1] is False, (
+        "a second file may be larger than the first"
+    )
+
+
+def test_where_no_process_can_be_looked_at() -> None:
+    unseen = replace(LOADING, since_life=None)
+    assert verdict(unseen, since_progress=1199.0)[1] is False
+    assert verdict(unseen, since_progress=1200.0) == ("silent", True)
+
+
+def test_the_first_step_may_take_twice_as_long() -> None:
+    waiting = replace(STEPPING, steps=0, longest_step=0.0)
+    assert verdict(waiting, since_progress=599.0)[1] is False
+    assert verdict(waiting, since_progress=600.0) == ("silent", True)
+
+
+USED = Activity(cpu_seconds=100.0, rss_bytes=1 << 30, read_bytes=1 << 30, write_bytes=0)
+
+
+@pytest.mark.parametrize(
+    ("each", "alive"),
+    [
+        ({}, False),
+        ({"cpu_seconds": 0.05}, False),
+        ({"cpu_seconds": 0.2}, True),
+        ({"read_bytes": 100_000}, False),
+        ({"read_bytes": 1 << 20}, True),
+        ({"write_bytes": 600_000}, True),
+        ({"rss_bytes": 1 << 20}, True),
+        ({"rss_bytes": -(1 << 20)}, False),
+    ],
+)
+def test_signs_of_life(each: dict[str, float], alive: bool) -> None:
+    watch, now = Watch(), USED
+    watch.event(Event("", "cat", "phase.started", "trainer", "trainer-1-a", 1, {"phase": "load"}))
+    for turn in range(120):
+        watch.look(float(turn))
+        if turn % 5 == 0:
+            now = replace(now, **{name: getattr(now, name) + more for name, more in each.items()})
+            watch.activity(now)
+    since = watch.window(300, 5).since_life
+    assert since is not None and (since < 15) == alive
+
+
+def test_a_worker_that_ends_is_no_sign_of_life_and_hides_none() -> None:
+    watch = Watch()
+    for turn in range(100):
+        watch.look(float(turn))
+        watch.activity(replace(USED, cpu_seconds=100.0 if turn < 50 else 40.0 + turn))
+    since = watch.window(300, 5).since_life
+    assert since is not None and since < 3
+
+
+def test_a_machine_that_is_frozen_again_and_again_does_not_add_up_to_a_stall() -> None:
+    watch = Watch()
+    for turn in range(100):
+        watch.look(turn * 60.0)
+    assert watch.clock < 100
 
 
 def test_evidence_has_every_input() -> None:

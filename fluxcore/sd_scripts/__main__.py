@@ -9,6 +9,7 @@ import sys
 import traceback
 
 from fluxcore.errors import UserError
+from fluxcore.runs.exits import FAILED
 from fluxcore.training.failures import Exit, TrainingError
 
 
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             order.log.drain(30)
     except UserError as error:
         code = error.code if isinstance(error, TrainingError) else Exit.BAD_CONFIG
-        print(error, file=sys.stderr, flush=True)
+        print(f"{FAILED}{error}", file=sys.stderr, flush=True)
         return code
     except OSError as error:
         traceback.print_exc()
