@@ -113,8 +113,8 @@ def _judge_idle(window: Window, idle: float) -> Judgement | None:
     stall = window.stall_seconds
     if idle >= stall:
         return _judgement("gpu_idle", True, stall, window)
-    # The reading lags by up to two samples behind the step: let the more telling verdict ripen.
-    lags = idle >= stall - 2 * window.sample_seconds and window.since_progress >= SUSPECT_SHARE * stall
+    # The reading lags behind the step: let the more telling verdict ripen for one more.
+    lags = idle >= stall - window.sample_seconds and window.since_progress >= SUSPECT_SHARE * stall
     longest = max(stall, min(LONGEST_STEP_FACTOR * window.longest_step, MOST_STALL_SECONDS * stall))
     if lags or (idle >= SUSPECT_SHARE * stall and window.since_progress < longest):
         return _judgement("gpu_idle", False, stall, window)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from fluxcore.log import Event, number
@@ -16,6 +18,9 @@ LONGEST_GAP_SECONDS = 10.0
 
 PAUSE_SECONDS = 1.0
 """What counts of such a pause: a machine that is frozen every other second must not add up to a stall."""
+
+OOM_SECONDS = 3.0
+"""How long before an exit was seen the kernel may have killed the process for it to be that exit's cause, at least."""
 
 LIFE_SECONDS = 10.0
 LIFE_CPU_SHARE = 0.02
@@ -51,7 +56,7 @@ class Watch:
     gpus: dict[str, GpuTrouble] = field(default_factory=dict)
     """By uuid, as the attempt's samples tell: also those of an earlier runner."""
     oom_kills: int | None = None
-    """The count of processes killed for want of memory at the sample before the last, which may have seen the end."""
+    """Processes killed for want of memory up to a moment ago: the last samples may have seen the trainer's end."""
     memory_available_gib: float | None = None
     _looked: float | None = None
     _phase_done: float = 0.0
@@ -67,7 +72,7 @@ class Watch:
     _recent: list[dict[str, Any]] = field(default_factory=list)
     _xids_seen: dict[str, int] = field(default_factory=dict)
     _ecc_first: dict[str, int] = field(default_factory=dict)
-    _oom_newest: int | None = None
+    _oom_counts: deque[tuple[datetime, int | None]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.last_step = self.resume_step
@@ -103,7 +108,14 @@ class Watch:
             self._gpu(data)
         elif event.type == "host.sampled":
             self.memory_available_gib = number(data.get("memory_available_gib"))
-            self.oom_kills, self._oom_newest = self._oom_newest, whole_number(data.get("oom_kills"))
+            self._count_oom(event.time, whole_number(data.get("oom_kills")))
+
+    def _count_oom(self, at: datetime, count: int | None) -> None:
+        counts = self._oom_counts
+        counts.append((at, count))
+        while len(counts) > 2 and (at - counts[1][0]).total_seconds() >= OOM_SECONDS:
+            counts.popleft()
+        self.oom_kills = counts[0][1] if len(counts) > 1 else None
 
     def readings(self, samples: list[dict[str, Any]], period: float) -> None:
         """Note one round of GPU samples of the run's GPUs (data of `gpu.sampled`); none: nothing is known."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from fluxcore.log import Event
 from fluxcore.runs import request_start
 from runner.host import cgroup_available
-from runner.watch import Watch
+from runner.watch import OOM_SECONDS, Watch
 from tests.test_runner_process import ROOT, Place, place  # noqa: F401, F811
 from tests.test_shim import wait_until
 
@@ -74,6 +75,7 @@ def test_the_victim_is_known_and_who_is_killed_later_is_not_one(
             eaten = place.ended("eater")
             assert (eaten.state, eaten.reason) == ("failed", "oom_host")
             assert eaten.host["memory_available_gib"] < 0.4, "the container's limit, not the machine's memory"
+            time.sleep(OOM_SECONDS + 0.5)
             before = len(events(place, "other"))
             wait_until(lambda: len(events(place, "other")) > before + 3)  # samples that have counted it
             os.kill(place.state("other").attempts[0].pid, signal.SIGKILL)
