@@ -21,7 +21,7 @@ from tests.test_shim import wait_until
 TREE = f"""
 import signal, sys, time
 sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
-from tests.stub_trainer import start_children
+from tests.stub_children import start_children
 if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 start_children(["child", "setsid", "double", "double"])
 print("ready", flush=True)

@@ -1,0 +1,56 @@
+"""What a trainer may leave behind, in every way to get away: `python stub_children.py KIND`, or `start_children`.
+
+child: deaf to TERM. setsid: likewise, in a session of its own. double: forked twice, so its parent is gone.
+wiped: a daemon with an empty environment, known by its descent alone. stopped: SIGSTOPs itself. breeder: forks a child
+every 20 ms, up to 40. comet: lives for 50 ms, then another one goes on in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+KINDS = ("child", "setsid", "double", "wiped", "stopped", "breeder", "comet")
+LIFE_SECONDS = 600.0
+MOST_BRED = 40
+COMET_SECONDS = 0.05
+
+
+def start_children(kinds: list[str]) -> None:
+    """Start one process (or family) of each kind."""
+    for kind in kinds:
+        command = [sys.executable, "-I", "-S", os.path.abspath(__file__), kind]
+        if kind == "double":
+            code = f"import subprocess; subprocess.Popen({command!r}, start_new_session=True)"
+            subprocess.Popen([sys.executable, "-I", "-S", "-c", code], start_new_session=True).wait()
+        elif kind == "wiped":
+            code = f"import subprocess; subprocess.Popen({command!r}, env={{}}, start_new_session=True)"
+            subprocess.Popen([sys.executable, "-I", "-S", "-c", code], start_new_session=True).wait()
+        else:
+            subprocess.Popen(command, start_new_session=kind == "setsid")
+
+
+def main(kind: str) -> None:
+    """Be such a child."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = time.monotonic() + LIFE_SECONDS
+    if kind == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif kind == "breeder":
+        for _ in range(MOST_BRED):
+            if os.fork() == 0:
+                break
+            time.sleep(0.02)
+    elif kind == "comet":
+        while time.monotonic() < end:
+            time.sleep(COMET_SECONDS)
+            if os.fork() > 0:
+                os._exit(0)
+    time.sleep(max(0.0, end - time.monotonic()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
