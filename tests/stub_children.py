@@ -2,7 +2,8 @@
 
 child: deaf to TERM. setsid: likewise, in a session of its own. double: forked twice, so its parent is gone.
 wiped: a daemon with an empty environment, known by its descent alone. stopped: SIGSTOPs itself. breeder: forks a child
-every 20 ms, up to 40. comet: lives for 50 ms, then another one goes on in its place.
+every 20 ms, up to 40. comet: lives for 50 ms, then another one goes on in its place. stranger: none of these, it ends
+at the first signal; it plays somebody else's process.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 
 KINDS = ("child", "setsid", "double", "wiped", "stopped", "breeder", "comet")
+SCRIPT = os.path.abspath(__file__)
 LIFE_SECONDS = 600.0
 MOST_BRED = 40
 COMET_SECONDS = 0.05
@@ -22,7 +24,7 @@ COMET_SECONDS = 0.05
 def start_children(kinds: list[str]) -> None:
     """Start one process (or family) of each kind."""
     for kind in kinds:
-        command = [sys.executable, "-I", "-S", os.path.abspath(__file__), kind]
+        command = [sys.executable, "-I", "-S", SCRIPT, kind]
         if kind == "double":
             code = f"import subprocess; subprocess.Popen({command!r}, start_new_session=True)"
             subprocess.Popen([sys.executable, "-I", "-S", "-c", code], start_new_session=True).wait()
@@ -35,7 +37,8 @@ def start_children(kinds: list[str]) -> None:
 
 def main(kind: str) -> None:
     """Be such a child."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind != "stranger":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end = time.monotonic() + LIFE_SECONDS
     if kind == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -262,6 +262,21 @@ def test_a_new_runner_gives_the_trainer_its_limit_again(tmp_path: Path) -> None:
     assert world.types("cat").count("run.stalled") == 1
 
 
+def test_steps_from_before_the_announcement_make_a_late_stall_no_progress(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.make("cat", stall_seconds=20, stop_grace_seconds=1)
+    world.ask("cat")
+    world.runner.read_logs([])
+    world.runner.start_waiting([world.runner.runs["cat"]])  # the runner dies behind it, and the trainer trains on
+    assert world.types("cat") == ["run.requested", "run.spawning"]
+    world.trainer("cat").log.append("phase.started", {"phase": "train"})
+    for step in range(1, 6):
+        world.step("cat", step)
+    world.new_runner()
+    world.turns(25, 1.0)
+    assert world.last("cat", "run.stalled").data["verdict"] == "no_progress"
+
+
 def test_bytes_moved_keep_a_download_alive_but_not_a_training(tmp_path: Path) -> None:
     world = World(tmp_path)
     trainer = world.start("cat", stall_seconds=60, auto_resume=0)
