@@ -175,10 +175,11 @@ def stage(slots: int, *, disk_mib: int = 0, gpus: int = 0, **environment: str) -
 
 
 class Gpus:
-    """The driver's GPUs: busy, idle or lost, as it is told."""
+    """The driver's GPUs: `use` percent busy, but for those that are `idle` or `lost`."""
 
     def __init__(self, file: Path, uuids: list[str]) -> None:
         self.file, self.uuids = file, uuids
+        self.use = 93
         self.idle: set[str] = set()
         self.lost: set[str] = set()
         self.tell()
@@ -187,8 +188,10 @@ class Gpus:
         """Write what the driver is to say from now on."""
         lines = []
         for uuid in self.uuids:
-            use, power = (0, 30_000) if uuid in self.idle else (93, 280_000)
-            lines.append(f"{uuid} {use} 18000 24576 {power} {'lost' if uuid in self.lost else 'ok'}\n")
+            use = 0 if uuid in self.idle else self.use
+            lines.append(
+                f"{uuid} {use} 18000 24576 {280_000 if use else 30_000} {'lost' if uuid in self.lost else 'ok'}\n"
+            )
         write_atomic(self.file, "".join(lines).encode())
 
 
