@@ -38,7 +38,7 @@ RUN_SECONDS = 400.0
 
 @dataclass(frozen=True)
 class Hang:
-    """A way to hang, the utilisation that the driver tells meanwhile, the verdict wanted, and the state gone on from."""
+    """A way to hang, what the driver tells of it (percent busy), the verdict wanted, the state gone on from."""
 
     kind: str
     use: int
@@ -147,10 +147,8 @@ def look_back(place: Stage, hang: Hang) -> tuple[Figure, list[str]]:
     if left := place.marked(hang.run):
         problems.append(f"processes {left} are left")
     how = f"{stalled.data['verdict']} after {waited} s (limit {limit} s), ended in {killed.data['seconds']} s"
-    end = "same LoRA to the bit" if not problems else "see below"
-    return Figure(
-        hang.kind, f"{how}, resumed from step {killed.data['resume_step']}: {end}", "", not problems
-    ), problems
+    end = f"resumed from step {killed.data['resume_step']}: {'see below' if problems else 'same LoRA to the bit'}"
+    return Figure(hang.kind, f"{how}, {end}", "", not problems), problems
 
 
 def annotation_problems(folder: RunFolder, point: str | None, step: int | None, hang: Hang) -> list[str]:

@@ -1,7 +1,7 @@
 """`./fluxgym bench runner`: how fast the runner is, and how little it takes.
 
 - from a request's event to the trainer's process, to its first line, and to `run.started` in the log
-- memory and CPU of a runner with 8 live runs that make 1 to 5 steps a second, without and with GPUs (a driver of our own)
+- memory and CPU of a runner with 8 live runs of 1 to 5 steps a second, without and with GPUs (a driver of our own)
 - from a new runner's start to the adoption of each of 8 live trainers, after kill -9 of the one before
 
 Real runner and shim, a stub trainer, in temporary folders.
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def latency(count: int) -> list[Figure]:
-    """One request after another to a runner that waits; in milliseconds, from the moment the append returns."""
+    """One request after another to a runner that waits; in milliseconds, from just before the event is appended."""
     chance, progress = random.Random(1), Progress("requests", count)
     to_process, to_first_line, to_event = [], [], []
     with stage(slots=4) as place:

@@ -189,9 +189,8 @@ class Gpus:
         lines = []
         for uuid in self.uuids:
             use = 0 if uuid in self.idle else self.use
-            lines.append(
-                f"{uuid} {use} 18000 24576 {280_000 if use else 30_000} {'lost' if uuid in self.lost else 'ok'}\n"
-            )
+            power, health = 280_000 if use else 30_000, "lost" if uuid in self.lost else "ok"
+            lines.append(f"{uuid} {use} 18000 24576 {power} {health}\n")
         write_atomic(self.file, "".join(lines).encode())
 
 

@@ -114,12 +114,12 @@ def is_alive(identity: Identity) -> bool:
     """Whether exactly this process lives (a zombie does not)."""
     if identity.pid <= 0 or (identity.boot_id and identity.boot_id != boot_id()):
         return False
-    now = identify(identity.pid)
-    if now is None:
+    row = read_process(identity.pid)
+    if row is None or row.zombie:
         return False
     if identity.start_ticks:
-        return now.start_ticks == identity.start_ticks
-    return abs(now.create_time - identity.create_time) <= _CREATE_TIME_TOLERANCE
+        return row.start_ticks == identity.start_ticks
+    return abs(boot_time() + row.start_ticks / _TICKS - identity.create_time) <= _CREATE_TIME_TOLERANCE
 
 
 def environment_has(pid: int, entry: str) -> bool:
