@@ -18,9 +18,9 @@ from fluxcore.runs.processes import (
     Identity,
     ProcessRow,
     descendants,
-    environment_has,
     is_alive,
     process_table,
+    processes_with,
 )
 from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
@@ -193,10 +193,8 @@ class LocalExecutor:
         return identity is not None and is_alive(identity)
 
     def tree(self, folder: RunFolder, record: Record) -> list[Identity]:
-        table = process_table()
         roots = {known.pid for known in (record.shim, record.trainer) if known and is_alive(known)}
-        mark = f"FLUXGYM_RUN={folder.path.absolute()}"
-        marked = {pid for pid in table if environment_has(pid, mark)}
+        table, marked = processes_with(f"FLUXGYM_RUN={folder.path.absolute()}")
         pids = roots | marked
         pids |= descendants(pids, table)
         pids -= {os.getpid(), 1} | {shim.pid for shim in (record.shim, record.claimed_by) if shim}

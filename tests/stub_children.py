@@ -1,4 +1,6 @@
-"""What a trainer may leave behind, in every way to get away: `python stub_children.py KIND`, or `start_children`.
+"""What a trainer may leave behind, in every way to get away: `start_children`, or
+
+    python stub_children.py KIND [SECONDS_TO_LIVE [SECONDS_OF_A_COMET]]
 
 child: deaf to TERM. setsid: likewise, in a session of its own. double: forked twice, so its parent is gone.
 wiped: a daemon with an empty environment, known by its descent alone. stopped: SIGSTOPs itself. breeder: forks a child
@@ -35,11 +37,11 @@ def start_children(kinds: list[str]) -> None:
             subprocess.Popen(command, start_new_session=kind == "setsid")
 
 
-def main(kind: str) -> None:
-    """Be such a child."""
+def main(kind: str, life: float = LIFE_SECONDS, comet: float = COMET_SECONDS) -> None:
+    """Be such a child, for `life` seconds."""
     if kind != "stranger":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end = time.monotonic() + LIFE_SECONDS
+    end = time.monotonic() + life
     if kind == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif kind == "breeder":
@@ -49,11 +51,11 @@ def main(kind: str) -> None:
             time.sleep(0.02)
     elif kind == "comet":
         while time.monotonic() < end:
-            time.sleep(COMET_SECONDS)
+            time.sleep(comet)
             if os.fork() > 0:
                 os._exit(0)
     time.sleep(max(0.0, end - time.monotonic()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(float, sys.argv[2:]))
