@@ -19,6 +19,8 @@ from .stacks import Dump
 from .watch import Watch
 
 READ_SECONDS = 0.95
+LOCK_SECONDS = 0.25
+"""How long an append waits for the log's lock: a trainer stopped inside its own append must not hold up all runs."""
 RETRY_SECONDS = 2.0
 """How long a log that could not be written is left alone; kills under way go on meanwhile."""
 
@@ -36,7 +38,8 @@ class Run:
     def __init__(self, folder: RunFolder, clock: Clock) -> None:
         self.folder = folder
         self._clock = clock
-        self._log = EventLog(folder.path, "runner", now=lambda: format_ts(clock.now()))
+        now = lambda: format_ts(clock.now())
+        self._log = EventLog(folder.path, "runner", now=now, lock_deadline=LOCK_SECONDS)
         self._shown: tuple[str, str] | None = None
         self._show_failed = False
         self._forget()
