@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.campaigns import any_kills, runner_kills, trees
 from benchmarks.campaigns.newest import maker, newest_whole
+from benchmarks.campaigns.night import ends_dishonest
 from benchmarks.campaigns.report import Figure, none, percentile, show
 from benchmarks.campaigns.stage import Ledger, Start, stage
 from benchmarks.campaigns.truth import ended_wrong, numbered_wrong, started_wrong, unanswered, untrue
@@ -77,6 +78,17 @@ def test_a_state_that_is_not_true_is_found() -> None:
             for event in story(*STARTED, ("train.step", {"step": 1}, 1)):
                 log.write(encode(event))
         assert place.state("cat").state == "running" and untrue(place, "cat")
+
+
+def test_an_end_that_is_not_what_the_trainer_did_is_found() -> None:
+    with stage(1) as place:
+        for name, end in (("true", {"exit_code": 5}), ("false", {"exit_code": 1}), ("lost", {"exit_code": None})):
+            folder = place.make(name)
+            failed = ("run.failed", {"reason": "crash", "hint": "mend it", **end}, 1)
+            folder.events.write_bytes(b"".join(encode(event) for event in story(*STARTED, failed)))
+            (place.ledgers / f"{name}.jsonl").write_text('{"what":"end","attempt":1,"code":5}\n')
+        assert ends_dishonest(place, "true", set()) == [] and len(ends_dishonest(place, "false", set())) == 1
+        assert len(ends_dishonest(place, "lost", set())) == 1 and ends_dishonest(place, "lost", {("lost", 1)}) == []
 
 
 def test_the_newest_whole_state_is_found_by_its_bytes_and_its_lineage(tmp_path: Path) -> None:

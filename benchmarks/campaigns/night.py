@@ -6,12 +6,13 @@ A queue of runs on two GPUs, nobody awake. Limits are a tenth of the defaults (s
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import Counter
 from typing import Any
 
-from fluxcore.runs import request_start, resume_choice
+from fluxcore.runs import RunError, request_start, resume_choice
 from fluxcore.runs.auto_resume import auto_resume_follows
 from fluxcore.runs.checkpoints import RunFolder
 
@@ -23,7 +24,7 @@ from .truth import ended_wrong, started_wrong, unanswered, untrue
 
 GPUS = 2
 WAITING = 3
-DISK_MIB = 256
+DISK_MIB = 512
 CONFIG = {"stall_seconds": 30, "stop_grace_seconds": 6, "sample_gpu_seconds": 0.5, "auto_resume": 2}
 LAST_SHARE = 0.85
 """After this share of the night no more runs are queued."""
@@ -73,18 +74,21 @@ class Night:
             try:
                 self.place.make(name, CONFIG, **draw_orders(self.chance))
                 request_start(self.place.outputs, name, "app")
-            except Exception as error:  # a full disk: a person would try again
-                if "space" not in str(error) and "written" not in str(error):
-                    raise
+            except (RunError, OSError):  # a full disk: a person would try again
                 return
-            self.names.append(name)
-            self.open.append(name)
+            finally:
+                if name in self.place.names():
+                    self.names.append(name)
+                    self.open.append(name)
 
     def look(self) -> None:
         """See which runs are over: at rest, and nobody is going to resume them."""
         for name in list(self.open):
             state = self.place.state(name)
-            if state.state in STATES_OF_REST and not state.is_busy and not auto_resume_follows(state):
+            if state.state == "draft":  # refused (no room, say): a person asks again
+                with contextlib.suppress(RunError):
+                    request_start(self.place.outputs, name, "app")
+            elif state.state in STATES_OF_REST and not state.is_busy and not auto_resume_follows(state):
                 self.open.remove(name)
 
     def summary(self) -> str:
