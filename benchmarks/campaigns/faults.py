@@ -53,7 +53,8 @@ class Faults:
         else:
             self.missing.append("full disk (only root may mount a small one)")
         if place.gpus is not None:
-            self._kinds["lost GPU"] = (1, lambda live: self.lose_gpu())
+            self._kinds["lost GPU"] = (1, lambda live: self.spoil_gpu("lost"))
+            self._kinds["driver that hangs"] = (1, lambda live: self.spoil_gpu("hang"))
             self._kinds["driver gone"] = (1, lambda live: self.lose_driver())
         else:
             self.missing.append("GPUs (there is no C compiler)")
@@ -198,15 +199,15 @@ class Faults:
         self._in(2, 10, lambda: filler.unlink(missing_ok=True))
         return True
 
-    def lose_gpu(self) -> bool:
-        """One GPU falls off the bus, for a while."""
+    def spoil_gpu(self, how: str) -> bool:
+        """One GPU falls off the bus, or what is asked of it doesn't return, for a while."""
         gpus = self.place.gpus
         assert gpus is not None
-        gpus.lost = {self.chance.choice(gpus.uuids)}
+        gpus.sick = {self.chance.choice(gpus.uuids): how}
         gpus.tell()
 
         def give_back() -> None:
-            gpus.lost = set()
+            gpus.sick = {}
             gpus.tell()
 
         self._in(2, 10, give_back)

@@ -175,13 +175,14 @@ def stage(slots: int, *, disk_mib: int = 0, gpus: int = 0, **environment: str) -
 
 
 class Gpus:
-    """The driver's GPUs: `use` percent busy, but for those that are `idle` or `lost`."""
+    """The driver's GPUs: `use` percent busy, but for those that are `idle` or `sick`."""
 
     def __init__(self, file: Path, uuids: list[str]) -> None:
         self.file, self.uuids = file, uuids
         self.use = 93
         self.idle: set[str] = set()
-        self.lost: set[str] = set()
+        self.sick: dict[str, str] = {}
+        """GPU → one of the driver's states other than ok (fake_nvml.c): lost, gone, hang …"""
         self.tell()
 
     def tell(self) -> None:
@@ -189,8 +190,8 @@ class Gpus:
         lines = []
         for uuid in self.uuids:
             use = 0 if uuid in self.idle else self.use
-            power, health = 280_000 if use else 30_000, "lost" if uuid in self.lost else "ok"
-            lines.append(f"{uuid} {use} 18000 24576 {power} {health}\n")
+            power = 280_000 if use else 30_000
+            lines.append(f"{uuid} {use} 18000 24576 {power} {self.sick.get(uuid, 'ok')}\n")
         write_atomic(self.file, "".join(lines).encode())
 
 
