@@ -18,9 +18,9 @@ from fluxcore.runs.processes import (
     Identity,
     ProcessRow,
     descendants,
-    environment_has,
     is_alive,
     process_table,
+    processes_with,
 )
 from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
@@ -127,7 +127,7 @@ class LocalExecutor:
     def __init__(self) -> None:
         self._shims: list[subprocess.Popen[bytes]] = []
         self._usage: dict[tuple[Path, int], _Usage] = {}
-        self._started: dict[Path, Record] = {}
+        self._started: dict[tuple[Path, int], _Started] = {}
         self._table: dict[int, ProcessRow] = {}
         self._table_at = float("-inf")
 
@@ -166,10 +166,10 @@ class LocalExecutor:
         return claim(folder.attempt(attempt), {"given_up": True}) or self.look(folder, attempt).given_up
 
     def look(self, folder: RunFolder, attempt: int) -> Record:
+        known = self._started.get((folder.path, attempt))
+        if known is not None and not os.path.exists(known.exit_file):
+            return known.record  # nothing else can change once the trainer is written down
         place = folder.attempt(attempt)
-        known = self._started.get(place)
-        if known is not None and not (place / "exit.json").exists():
-            return known  # nothing else can change once the trainer is written down
         process, ended = _read(place / "process.json"), _read(place / "exit.json")
         claimed = (place / "claim.json").exists()  # before it is read: one that comes in between is the next look's
         owner = _read(place / "claim.json") if claimed else {}
@@ -184,19 +184,17 @@ class LocalExecutor:
             exit=_exit(ended) if ended else None,
         )
         if found.exit is not None:
-            self._started.pop(place, None)
+            self._started.pop((folder.path, attempt), None)
         elif found.trainer is not None:
-            self._started[place] = found
+            self._started[folder.path, attempt] = _Started(found, os.path.join(place, "exit.json"))
         return found
 
     def alive(self, identity: Identity | None) -> bool:
         return identity is not None and is_alive(identity)
 
     def tree(self, folder: RunFolder, record: Record) -> list[Identity]:
-        table = process_table()
         roots = {known.pid for known in (record.shim, record.trainer) if known and is_alive(known)}
-        mark = f"FLUXGYM_RUN={folder.path.absolute()}"
-        marked = {pid for pid in table if environment_has(pid, mark)}
+        table, marked = processes_with(f"FLUXGYM_RUN={folder.path.absolute()}")
         pids = roots | marked
         pids |= descendants(pids, table)
         pids -= {os.getpid(), 1} | {shim.pid for shim in (record.shim, record.claimed_by) if shim}
@@ -245,6 +243,14 @@ class LocalExecutor:
                     pass
             except ChildProcessError:
                 pass
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A trainer that was written down, and where its exit will be, ready to be asked for in every turn."""
+
+    record: Record
+    exit_file: str
 
 
 class _Usage:

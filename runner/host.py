@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Protocol
 
 GIB = 2**30
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+MEMORY_SECONDS = 1.0
 UNLIMITED = 2**60
 """From here on a limit is none (version 1 writes a number near 2⁶³)."""
 
@@ -23,7 +25,10 @@ class Host(Protocol):
 
 
 class LocalHost:
-    """This machine."""
+    """This machine. Memory is read once a second at the most: all runs of a round of samples get the same."""
+
+    def __init__(self) -> None:
+        self._memory: tuple[float, float | None] = (float("-inf"), None)
 
     def disk_free_gib(self, path: Path) -> float | None:
         try:
@@ -32,13 +37,20 @@ class LocalHost:
             return None
 
     def memory_available_gib(self) -> float | None:
-        import psutil
+        now = time.monotonic()
+        if now - self._memory[0] >= MEMORY_SECONDS:
+            self._memory = now, _memory_available_gib()
+        return self._memory[1]
 
-        try:
-            found = [psutil.virtual_memory().available, *cgroup_available()]
-            return round(min(found) / GIB, 3)
-        except (OSError, psutil.Error):
-            return None
+
+def _memory_available_gib() -> float | None:
+    import psutil
+
+    try:
+        found = [psutil.virtual_memory().available, *cgroup_available()]
+        return round(min(found) / GIB, 3)
+    except (OSError, psutil.Error):
+        return None
 
 
 def cgroup_available(mounted: Path = CGROUPS, own: Path = OWN_CGROUPS) -> list[int]:

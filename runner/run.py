@@ -19,6 +19,8 @@ from .stacks import Dump
 from .watch import Watch
 
 READ_SECONDS = 0.95
+LOCK_SECONDS = 0.25
+"""How long an append waits for the log's lock: a trainer stopped inside its own append must not hold up all runs."""
 RETRY_SECONDS = 2.0
 """How long a log that could not be written is left alone; kills under way go on meanwhile."""
 
@@ -36,7 +38,8 @@ class Run:
     def __init__(self, folder: RunFolder, clock: Clock) -> None:
         self.folder = folder
         self._clock = clock
-        self._log = EventLog(folder.path, "runner", now=lambda: format_ts(clock.now()))
+        now = lambda: format_ts(clock.now())
+        self._log = EventLog(folder.path, "runner", now=now, lock_deadline=LOCK_SECONDS)
         self._shown: tuple[str, str] | None = None
         self._show_failed = False
         self._forget()
@@ -44,6 +47,8 @@ class Run:
     def _forget(self) -> None:
         self.state = RunState(self.folder.name)
         self.watch: Watch | None = None
+        self._watched: int | None = None
+        """The attempt that `watch` is of."""
         self.kill: TreeKill | None = None
         self.dump: Dump | None = None
         """The stacks of a stuck trainer, while they are taken."""
@@ -122,11 +127,13 @@ class Run:
 
     def _apply(self, event: Event) -> None:
         self.state.apply(event)
-        attempt = self.state.attempt
-        if event.type == "run.started" and attempt is not None:
-            self.watch = Watch(resume_step=attempt.resume_step or 0)
+        intended = event.type == "run.spawning"
+        number = self.state.last_attempt if intended else event.attempt
+        if (intended or event.type == "run.started") and number != self._watched:
+            # From the intent on: a trainer that is announced late has taken steps before that.
+            self.watch, self._watched = Watch(resume_step=int(event.data.get("resume_step") or 0)), number
             self.watch.look(self._clock.monotonic())
-        elif self.watch is not None and attempt is not None and event.attempt == attempt.number:
+        elif self.watch is not None and number is not None and number == self._watched:
             self.watch.event(event)
         elif self.watch is not None and event.type == "monitoring.changed":
             self.watch.forgive()

@@ -104,6 +104,38 @@ def test_a_later_state_of_an_attempt_that_was_gone_behind_is_no_choice(folder: R
     assert chosen is not None and chosen.step == 30
 
 
+def _step(step: int, attempt: int) -> tuple[str, dict, int]:
+    return "train.step", {"step": step}, attempt
+
+
+def test_a_state_written_again_counts_although_its_writer_died_before_it_could_say_so(folder: RunFolder) -> None:
+    state(folder, "cat-000001-state", 10)
+    state(folder, "cat-000003-state", 30)
+    log = events(
+        ("run.started", {"request": "a:1"}, 1),
+        ("checkpoint.saved", {"path": "cat-000003-state", "kind": "state", "step": 30}, 1),
+        ("run.failed", {"reason": "crash"}, 1),
+        ("run.started", {"request": "a:2", "resume_from": "cat-000001-state", "resume_step": 10}, 2),
+        _step(30, 2),  # whoever gets as far has set the first attempt's states aside before
+    )
+    chosen = resume_choice(folder, fold("cat", log))
+    assert chosen is not None and chosen.step == 30
+
+
+def test_a_state_that_nobody_spoke_of_is_its_attempts_by_the_steps(folder: RunFolder) -> None:
+    state(folder, "cat-000001-state", 10)
+    state(folder, "cat-000003-state", 30)
+    first = [("run.started", {"request": "a:1"}, 1), _step(30, 1), ("run.failed", {"reason": "killed"}, 1)]
+    chosen = resume_choice(folder, fold("cat", events(*first)))
+    assert chosen is not None and chosen.step == 30
+    # The second attempt goes behind it, and dies before it could set it aside.
+    second = ("run.started", {"request": "a:2", "resume_from": "cat-000001-state", "resume_step": 10}, 2)
+    chosen = resume_choice(folder, fold("cat", events(*first, second)))
+    assert chosen is not None and chosen.step == 10
+    chosen = resume_choice(folder, fold("cat", events(*first, second, _step(30, 2))))
+    assert chosen is not None and chosen.step == 30
+
+
 def test_weights_whose_event_is_missing_tell_their_step_and_stay_where_they_belong(folder: RunFolder) -> None:
     header = json.dumps({"__metadata__": {"ss_steps": "10"}, "a": {"data_offsets": [0, 4]}}).encode()
     path = folder.epoch_weights(1)

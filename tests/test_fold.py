@@ -107,6 +107,24 @@ def test_an_intent_has_processes() -> None:
 FAILED = ("run.failed", {"reason": "crash", "resume_checkpoint": "a-state", "resume_step": 3}, 1)
 
 
+def test_what_a_trainer_says_before_the_runner_announces_it_counts() -> None:
+    """A runner that dies behind its intent announces the trainer late: its steps are in the log by then."""
+    intent = {"request": "cli-1:5", "attempt": 2, "resume_step": 40}
+    failed = [*STARTED, ("run.failed", {"reason": "crash", "hint": "mend it"}, 1)]
+    ahead = [*failed, ("run.requested", {"config": "cli-1:1"}), ("run.spawning", intent)]
+    ahead += [("phase.started", {"phase": "train"}, 2), ("train.step", {**STEP, "step": 41}, 2)]
+    ahead += [("train.step", {**STEP, "step": 42}, 2)]
+    early = state_after(*ahead)
+    assert (early.state, early.step, early.phase, early.reason) == ("running", 42, "train", "")
+    state = state_after(*ahead, ("run.started", {"request": "cli-1:5", "resume_step": 40}, 2))
+    assert (state.state, state.step, state.phase, state.reason) == ("running", 42, "train", "")
+    assert (state.attempts[1].first_step, state.attempts[1].last_step) == (41, 42) and len(state.recent_seconds) == 2
+    refused = state_after(
+        *failed, ("run.requested", {}), ("run.spawning", intent), ("request.refused", {"request": "cli-1:5"})
+    )
+    assert (refused.state, refused.hint) == ("failed", "mend it")
+
+
 def test_a_stop_is_remembered_past_the_attempts_end_until_a_person_asks_again() -> None:
     before = [*STARTED, ("stop.requested", {}), FAILED]
     after = [*STARTED, FAILED, ("stop.requested", {})]

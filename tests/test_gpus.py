@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 
 from runner.gpus import NvmlGpus
 from runner.nvml import Nvml, _visible
+from tests.place import build_driver
 
 ROOT = Path(__file__).resolve().parents[1]
 READ = "import json; from runner.nvml import Nvml; print(json.dumps(Nvml().read()))"
@@ -39,12 +39,7 @@ def steer(tmp_path: Path) -> Path:
 
 def compile_driver(folder: Path, *options: str) -> Path:
     """Put a compiled libnvidia-ml.so.1 into `folder`; returns it."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    source, library = ROOT / "tests" / "fake_nvml.c", folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", *options, "-o", str(library), str(source)], check=True)
-    return folder
+    return build_driver(folder, *options) or pytest.skip("no C compiler")
 
 
 def fake_environment(driver: Path, gpus: Path | None, **more: str) -> dict[str, str]:

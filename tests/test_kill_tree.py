@@ -16,12 +16,13 @@ from fluxcore.runs import RunFolder
 from fluxcore.runs.processes import environment_has, is_alive, process_table
 from runner.executor import Launch, LocalExecutor, Record
 from runner.kill import TreeKill
-from tests.test_shim import wait_until
+from tests.place import wait_until
+from tests.stub_children import SCRIPT
 
 TREE = f"""
 import signal, sys, time
 sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
-from tests.stub_trainer import start_children
+from tests.stub_children import start_children
 if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 start_children(["child", "setsid", "double", "double"])
 print("ready", flush=True)
@@ -129,6 +130,19 @@ def test_children_that_outlive_a_finished_trainer_are_ended(folder: RunFolder) -
     assert len(marked(folder)) >= 4
     end(executor, folder, why="leftovers")
     assert marked(folder) == set()
+
+
+def test_a_child_that_forks_on_and_on_is_never_overlooked(folder: RunFolder) -> None:
+    """One that lives for milliseconds is gone before it is read, and its successor came behind the list of processes."""
+    environment = {**os.environ, "FLUXGYM_RUN": str(folder.path)}
+    command = [sys.executable, "-I", "-S", SCRIPT, "comet", "3", "0.003"]
+    first = subprocess.Popen(command, env=environment, start_new_session=True)
+    wait_until(lambda: first.poll() is not None)  # its successors go on
+    executor, until, looks = LocalExecutor(), time.monotonic() + 1.5, 0
+    while time.monotonic() < until:
+        looks += 1
+        assert executor.tree(folder, Record()), f"overlooked at look {looks}"
+    wait_until(lambda: not executor.tree(folder, Record()))
 
 
 def test_the_children_of_the_stub_are_what_they_claim(folder: RunFolder) -> None:

@@ -129,6 +129,20 @@ def test_a_stopped_holder_of_the_lock_blocks_nobody_for_ever(tmp_path: Path) -> 
     assert reader.bad_lines == 0  # the empty line before b is none
 
 
+def test_a_stopped_holder_is_waited_for_once_and_not_by_each_append(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, "cli", lock_deadline=0.3)
+    log.append("run.noted", {"note": "a"})
+    for _ in range(2):  # the second time after it was had in between: then it is worth waiting again
+        with open(tmp_path / "events.jsonl", "ab") as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            started = time.monotonic()
+            for _ in range(5):
+                log.append("run.noted", {"note": "b"})
+            assert 0.3 <= time.monotonic() - started < 0.6
+        log.append("run.noted", {"note": "c"})
+    assert len(read_events(tmp_path)) == 13
+
+
 def test_where_there_are_no_locks_each_writer_has_a_file_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,100 +8,35 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
-from fluxcore.config import parse_config
 from fluxcore.errors import UserError
 from fluxcore.log import LogReader
 from fluxcore.runs import (
-    ENDED_STATES,
     RunError,
-    RunFolder,
-    RunState,
-    create_run,
-    load_run,
     request_resume,
     request_start,
     request_stop,
 )
-from fluxcore.runs.processes import environment_has, process_table
 from fluxcore.runs.supervision import ensure_runner, observed_state, runner_alive, trainer_alive
 from runner.instance import Instance
+from tests.place import STUB, Place, wait_until
 from tests.test_gpus import compile_driver
-from tests.test_shim import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Place:
-    """An outputs folder with stub trainers in it."""
-
-    def __init__(self, outputs: Path) -> None:
-        self.outputs = outputs
-
-    def make(self, name: str, config: dict[str, Any] | None = None, **stub: Any) -> RunFolder:
-        values = {"lora_name": name, "sample_gpu_seconds": 0.2, "stop_grace_seconds": 5, **(config or {})}
-        folder = create_run(
-            self.outputs, parse_config(values), "cli", lambda data: Image.new("RGB", (64, 64)).save(data / "a.png")
-        )
-        (folder.path / "stub.json").write_text(json.dumps(stub))
-        return folder
-
-    def state(self, name: str) -> RunState:
-        return load_run(self.outputs, name)[1]
-
-    def types(self, name: str) -> list[str]:
-        events = LogReader(self.outputs / name / "events.jsonl").read_new()
-        return [event.type for event in events if event.type.startswith("run.")]
-
-    def until(self, name: str, done: Callable[[RunState], Any], seconds: float = 20) -> RunState:
-        wait_until(lambda: done(self.state(name)), seconds)
-        return self.state(name)
-
-    def ended(self, name: str) -> RunState:
-        return self.until(name, lambda state: state.state in ENDED_STATES)
-
-    def kill_runner(self) -> int:
-        runner = runner_alive(self.outputs)
-        assert runner is not None
-        os.kill(runner.pid, signal.SIGKILL)
-        wait_until(lambda: runner_alive(self.outputs) is None)
-        return runner.pid
-
-    def runners(self) -> list[int]:
-        """Every runner of this folder, also one that has not got the lock yet."""
-        found = []
-        for pid in process_table():
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"runner" in words and os.fsencode(self.outputs) in words:
-                found.append(pid)
-        return found
-
-    def trainers(self) -> list[int]:
-        rows = [row.pid for row in process_table().values() if not row.zombie]
-        marks = [f"FLUXGYM_RUN={folder}" for folder in self.outputs.iterdir() if folder.is_dir()]
-        return [pid for pid in rows if any(environment_has(pid, mark) for mark in marks)]
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setenv("FLUXGYM_TRAINER", f"{sys.executable} {ROOT / 'tests' / 'stub_trainer.py'}")
+    monkeypatch.setenv("FLUXGYM_TRAINER", STUB)
     monkeypatch.delenv("FLUXGYM_CPU_SLOTS", raising=False)
     made = Place(tmp_path / "outputs")
     made.outputs.mkdir()
     yield made
-    for pid in made.runners():
-        os.kill(pid, signal.SIGKILL)
-    for pid in made.trainers():
-        os.kill(pid, signal.SIGKILL)
+    made.clear()
 
 
 def test_start_to_completion_and_the_runner_leaves_nothing_behind(place: Place) -> None:

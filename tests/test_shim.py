@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,7 @@ from fluxcore.runs import RunFolder
 from fluxcore.runs.processes import Identity, identify, is_alive
 from runner.executor import SHIM, LocalExecutor, Record
 from runner.shim import CLAIMED, claim
-
-
-def wait_until(done: Callable[[], Any], seconds: float = 10.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := done():
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not happen in time")
+from tests.place import wait_until
 
 
 def start_shim(folder: Path, *argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,6 +262,33 @@ def test_a_new_runner_gives_the_trainer_its_limit_again(tmp_path: Path) -> None:
     assert "run.stalled" not in world.types("cat")
     world.turns(110, 1.0)
     assert world.types("cat").count("run.stalled") == 1
+
+
+def test_a_trainer_stopped_inside_its_append_holds_up_nobody(tmp_path: Path) -> None:
+    """It has the log's lock for as long as it is stopped: the runner must not wait for it with each of its samples."""
+    world = World(tmp_path)
+    world.start("cat", stall_seconds=100, sample_gpu_seconds=1)
+    with open(tmp_path / "cat" / "events.jsonl", "ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        started = time.monotonic()
+        world.turns(10, 1.0)
+        assert time.monotonic() - started < 1.0
+    assert len(world.types("cat", "host.sampled")) >= 10
+
+
+def test_steps_from_before_the_announcement_make_a_late_stall_no_progress(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.make("cat", stall_seconds=20, stop_grace_seconds=1)
+    world.ask("cat")
+    world.runner.read_logs([])
+    world.runner.start_waiting([world.runner.runs["cat"]])  # the runner dies behind it, and the trainer trains on
+    assert world.types("cat") == ["run.requested", "run.spawning"]
+    world.trainer("cat").log.append("phase.started", {"phase": "train"})
+    for step in range(1, 6):
+        world.step("cat", step)
+    world.new_runner()
+    world.turns(25, 1.0)
+    assert world.last("cat", "run.stalled").data["verdict"] == "no_progress"
 
 
 def test_bytes_moved_keep_a_download_alive_but_not_a_training(tmp_path: Path) -> None:

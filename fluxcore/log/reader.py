@@ -91,7 +91,11 @@ class FolderReader:
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call."""
-        names = sorted(path.name for path in self.folder.glob(f"{self.stem}*.jsonl"))
+        try:
+            there = os.listdir(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            there = []
+        names = sorted(name for name in there if name.startswith(self.stem) and name.endswith(".jsonl"))
         if len(names) > 1 and self._seen is None:
             self._seen = self._read_before()
         batches: list[list[Event]] = []

@@ -67,6 +67,8 @@ class EventLog:
         self._look_at = float("-inf")
         """When to look at the path again."""
         self._alone = False
+        self._kept_from_us = False
+        """Whether the lock's holder let the deadline pass (it is stopped): until it lets go, nobody waits again."""
         self._n = 0
 
     def append(
@@ -122,7 +124,7 @@ class EventLog:
                 if not self._alone:
                     try:
                         fcntl.flock(fd, _TRY_LOCK)
-                        locked = True
+                        locked, self._kept_from_us = True, False
                     except BlockingIOError:
                         locked = self._wait_for_lock(fd)
             except OSError as error:
@@ -181,6 +183,8 @@ class EventLog:
 
     def _wait_for_lock(self, fd: int) -> bool:
         """Take the lock that another has; False where it is kept past the deadline."""
+        if self._kept_from_us:
+            return False
         deadline = time.monotonic() + self._lock_deadline
         while time.monotonic() <= deadline:
             time.sleep(0.001)
@@ -189,6 +193,7 @@ class EventLog:
                 return True
             except BlockingIOError:
                 pass
+        self._kept_from_us = True
         return False
 
     def _unlock(self, fd: int) -> None:

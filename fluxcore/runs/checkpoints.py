@@ -133,18 +133,27 @@ def resume_choice(folder: RunFolder, state: RunState) -> CheckpointFile | None:
     The lineage is what that attempt resumed from and what it wrote; a later state of an earlier attempt, which the
     resume went behind, is none of it even while it still lies there.
     """
-    attempt = state.attempt
-    limit = (attempt.resume_step or 0) if attempt else None
     best: CheckpointFile | None = None
     for found in list_checkpoints(folder):
         if found.kind != "state" or not found.complete or found.step is None:
             continue
-        recorded = state.checkpoints.get(found.name)
-        if attempt and limit is not None and found.step > limit and recorded and recorded.attempt < attempt.number:
-            continue
-        if best is None or found.step > (best.step or 0):
+        if not _is_left_behind(found.name, found.step, state) and (best is None or found.step > (best.step or 0)):
             best = found
     return best
+
+
+def _is_left_behind(name: str, step: int, state: RunState) -> bool:
+    """Whether a state is an earlier attempt's, beyond the step at which the newest one began.
+
+    A writer may die between its rename and its event, so the steps decide as well: an attempt sets aside what lies
+    beyond its start before its first step.
+    """
+    attempt, recorded = state.attempt, state.checkpoints.get(name)
+    if attempt is None or step <= (attempt.resume_step or 0) or attempt.last_step >= step:
+        return False
+    if recorded is not None:
+        return recorded.attempt < attempt.number
+    return any(before.last_step >= step for before in state.attempts[:-1])
 
 
 def find_state(folder: RunFolder, name: str) -> CheckpointFile | None:

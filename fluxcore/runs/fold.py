@@ -42,6 +42,8 @@ class RunState:
     """The runner's intent (data of `run.spawning`) that no `run.started` has followed yet."""
     intents: int = 0
     last_attempt: int = 0
+    coming: Attempt | None = None
+    """The intent's attempt, whose trainer speaks already; `run.started` takes over what it reached."""
     stop_requested: str | None = None
     """A stop. It outlives the attempt's end: only a person's next request takes it back."""
     stop_reason: str = ""

@@ -15,6 +15,8 @@ from typing import Any
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CREATE_TIME_TOLERANCE = 2.0
+MOST_LOOKS = 50
+"""How often the list of processes is read for one answer, where new ones come all the time."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,34 @@ def read_process(pid: int) -> ProcessRow | None:
 
 def process_table() -> dict[int, ProcessRow]:
     """Every process that can be seen, by pid."""
-    rows = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    rows = (read_process(pid) for pid in _pids())
     return {row.pid: row for row in rows if row is not None}
+
+
+def processes_with(entry: str) -> tuple[dict[int, ProcessRow], set[int]]:
+    """Every process, and the pids of those that were started with `NAME=value` in their environment.
+
+    Looks until no process is new: one that has forked on and ended while it was read is not overlooked.
+    """
+    table: dict[int, ProcessRow] = {}
+    found: set[int] = set()
+    seen: set[int] = set()
+    for _ in range(MOST_LOOKS):
+        new = _pids() - seen
+        if not new:
+            break
+        seen |= new
+        for pid in new:
+            row = read_process(pid)
+            if row is not None:
+                table[pid] = row
+                if environment_has(pid, entry):
+                    found.add(pid)
+    return table, found
+
+
+def _pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
 
 
 def descendants(pids: set[int], table: dict[int, ProcessRow]) -> set[int]:
@@ -114,12 +142,12 @@ def is_alive(identity: Identity) -> bool:
     """Whether exactly this process lives (a zombie does not)."""
     if identity.pid <= 0 or (identity.boot_id and identity.boot_id != boot_id()):
         return False
-    now = identify(identity.pid)
-    if now is None:
+    row = read_process(identity.pid)
+    if row is None or row.zombie:
         return False
     if identity.start_ticks:
-        return now.start_ticks == identity.start_ticks
-    return abs(now.create_time - identity.create_time) <= _CREATE_TIME_TOLERANCE
+        return row.start_ticks == identity.start_ticks
+    return abs(boot_time() + row.start_ticks / _TICKS - identity.create_time) <= _CREATE_TIME_TOLERANCE
 
 
 def environment_has(pid: int, entry: str) -> bool:

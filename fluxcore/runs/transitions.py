@@ -68,7 +68,7 @@ def _queued(state: RunState, event: Event, data: dict[str, Any]) -> None:
 def _spawning(state: RunState, event: Event, data: dict[str, Any]) -> None:
     again = state.spawning is not None and state.spawning.get("request") == data.get("request")
     state.intents = state.intents + 1 if again else 1
-    state.spawning = {**data, "ts": event.ts}
+    state.spawning, state.coming = {**data, "ts": event.ts}, None
     state.last_attempt = max(state.last_attempt, int(data["attempt"]))
     if state.state == "queued":
         state.state = "starting"
@@ -91,18 +91,38 @@ def _started(state: RunState, event: Event, data: dict[str, Any]) -> None:
         resume_step=data.get("resume_step"),
         config=config,
     )
+    begun = state.coming is not None and state.coming.number == attempt.number
+    if begun and state.coming:
+        attempt.first_step, attempt.last_step = state.coming.first_step, state.coming.last_step
+    else:
+        _begin(state, attempt.resume_step)
     state.attempts.append(attempt)
-    state.last_attempt, state.spawning = max(state.last_attempt, attempt.number), None
-    state.state = "stopping" if state.stop_requested else "starting"
+    state.last_attempt, state.spawning, state.coming = max(state.last_attempt, attempt.number), None, None
+    if state.stop_requested:
+        state.state = "stopping"
+    elif not (begun and state.state == "running"):
+        state.state = "starting"
     state.started, state.ended = event.ts, None
-    state.step = attempt.resume_step or 0
+
+
+def _begin(state: RunState, resume_step: int | None) -> None:
+    """Forget how the attempt before got on and ended."""
+    state.step = resume_step or 0
     state.reason = state.hint = state.tail = state.verdict = state.phase = ""
     state.evidence, state.suspected, state.disk_low, state.weights = {}, None, None, None
     state.automatic_refused = False
     state.phase_done = state.phase_total = None
     state.recent_seconds.clear()
-    if not attempt.resume_step:
+    if not resume_step:
         state.best_loss = None
+
+
+def _heed_early(state: RunState, event: Event) -> None:
+    """A runner that died behind its intent announces the trainer late: what that says before counts as well."""
+    intent = state.spawning
+    if intent is not None and state.coming is None and event.attempt == int(intent["attempt"]):
+        state.coming = Attempt(event.attempt, str(intent.get("request") or ""), event.ts)
+        _begin(state, intent.get("resume_step"))
 
 
 RUNNERS_STOPS = frozenset({"disk_low", "shutdown"})
@@ -125,6 +145,7 @@ def _monitoring(state: RunState, event: Event, data: dict[str, Any]) -> None:
 
 
 def _phase_started(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    _heed_early(state, event)
     if state.state == "starting":
         state.state = "running"
     state.phase, state.phase_unit = str(data["phase"]), str(data.get("unit") or "")
@@ -137,6 +158,7 @@ def _phase_progress(state: RunState, event: Event, data: dict[str, Any]) -> None
 
 
 def _step(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    _heed_early(state, event)
     state.step = int(data["step"])
     if state.state == "starting":
         state.state = "running"
@@ -149,7 +171,7 @@ def _step(state: RunState, event: Event, data: dict[str, Any]) -> None:
     if seconds is not None and seconds >= 0:
         state.recent_seconds.append(seconds)
     state.images_per_second, state.memory_gib = number(data.get("images_per_second")), number(data.get("memory_gib"))
-    if attempt := state.live_attempt:
+    if attempt := state.coming or state.live_attempt:
         attempt.first_step = attempt.first_step or state.step
         attempt.last_step = state.step
 
