@@ -51,13 +51,22 @@ steps = st.lists(
 )
 
 
+BEGUN = [
+    [],
+    [("run.started", "runner", "r-1", 1, {"pid": 1}, 1)],
+    # A trainer that speaks before its runner, dead by then, could announce it.
+    [
+        ("run.spawning", "runner", "r-1", 1, {"request": "c:1", "attempt": 1}, None),
+        ("phase.started", "trainer", "t-1", 0, {"phase": "train"}, 1),
+    ],
+]
+
+
 @settings(max_examples=100, deadline=None)
-@given(steps, st.integers(0, 80), st.booleans())
-def test_many_steps_at_once_fold_as_one_after_the_other(data, cut, live):
+@given(steps, st.integers(0, 80), st.sampled_from(BEGUN))
+def test_many_steps_at_once_fold_as_one_after_the_other(data, cut, story):
     events = [Event("2026-11-23T20:00:00.000000Z", "x", "train.step", "trainer", "t-1", 1, step, 1) for step in data]
-    begun = (
-        [Event("2026-11-23T20:00:00.000000Z", "x", "run.started", "runner", "r-1", 1, {"pid": 1}, 1)] if live else []
-    )
+    begun = [Event("2026-11-23T20:00:00.000000Z", "x", *one) for one in story]
     expected, state = fold("x", begun + events), fold("x", begun)
     columns = StepColumns(
         **{

@@ -91,11 +91,7 @@ class FolderReader:
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call."""
-        try:
-            there = os.listdir(self.folder)
-        except (FileNotFoundError, NotADirectoryError):
-            there = []
-        names = sorted(name for name in there if name.startswith(self.stem) and name.endswith(".jsonl"))
+        names = self._names()
         if len(names) > 1 and self._seen is None:
             self._seen = self._read_before()
         batches: list[list[Event]] = []
@@ -109,10 +105,17 @@ class FolderReader:
 
     def __iter__(self) -> Iterator[Event]:
         """The same one by one."""
-        names = [path.name for path in self.folder.glob("events*.jsonl")]
+        names = self._names()
         if len(names) == 1 and self._seen is None:
             return iter(self.of(names[0]))
         return iter(self.read_new())
+
+    def _names(self) -> list[str]:
+        try:
+            there = os.listdir(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in there if name.startswith(self.stem) and name.endswith(".jsonl"))
 
     def _read_before(self) -> Seen:
         """What was handed out while there was one file: that is in no memory, so the file is read again so far."""

@@ -54,7 +54,7 @@ def apply_steps(state: RunState, steps: StepColumns) -> None:
     seconds = steps.step_seconds[steps.step_seconds >= 0]
     state.recent_seconds.extend(seconds[-RECENT_STEPS:].tolist())
     state.images_per_second, state.memory_gib = _value(steps.images_per_second), _value(steps.memory_gib)
-    if attempt := state.live_attempt:
+    if attempt := state.coming or state.live_attempt:
         nonzero = steps.step[steps.step != 0]
         attempt.first_step = attempt.first_step or int(nonzero[0] if len(nonzero) else 0)
         attempt.last_step = state.step
