@@ -8,6 +8,7 @@ no lock and no repair of torn tails.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import machine
 from fluxcore.log import LogReader
 
 SIZES = {"200 B": 40, "5 KB": 4_800, "200 KB": 199_800}
@@ -123,21 +125,21 @@ def campaign(size: int, kills: int, mode: str, writers: int = 4, most_bytes: int
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=1000, help="for each size")
-    parser.add_argument("--control-kills", type=int, default=200, help="for each size")
+    parser.add_argument("--kills", type=int, default=1000, help="over all sizes")
+    parser.add_argument("--control-kills", type=int, default=150, help="over all sizes")
     arguments = parser.parse_args()
-    table = Table(title="kill -9 over 4 concurrent writers")
+    table = Table(title=f"kill -9 over 4 concurrent writers ({machine()})")
     for column in ("line", "log", "kills", "acknowledged", "lost", "torn lines", "reader failures", "seconds"):
         table.add_column(column, justify="left" if column in ("line", "log") else "right")
     lost = 0
     for name, size in SIZES.items():
         for mode, kills in (("safe", arguments.kills), ("control", arguments.control_kills)):
-            found = campaign(size, kills, mode)
+            found = campaign(size, math.ceil(kills / len(SIZES)), mode)
             lost += found.lost + found.reader_failures if mode == "safe" else 0
             title = "FluxGym's" if mode == "safe" else "no lock, no repair"
             counts = (found.kills, found.acknowledged, found.lost, found.bad_lines, found.reader_failures)
             table.add_row(name, title, *(f"{count:,}" for count in counts), f"{found.seconds:.0f}")
-    Console().print(table)
+    Console(width=120).print(table)
     return 1 if lost else 0
 
 
