@@ -237,20 +237,24 @@ def log(path: Path, url: str, empty: str) -> None:
     st.caption(f"The last {len(lines)} lines. [The whole file]({url})")
 
 
+def _who_watches(state: RunState, runner: int | None) -> str:
+    if not state.is_busy:
+        return ":gray-badge[:material/check: ended] Nothing of this run lives, so there is nothing to watch."
+    if runner is None:
+        return ":red-badge[:material/power_off: no runner] No runner is alive, so nobody watches."
+    if not state.monitoring:
+        return ":gray-badge[:material/visibility_off: off] Nothing is judged or ended; the machine is still sampled."
+    return (
+        f":green-badge[:material/visibility: on] The runner (pid {runner}) watches this run: a stuck training is ended, "
+        "noted with its checkpoint, and resumed."
+    )
+
+
 def monitor(run: LiveRun) -> None:
     """Who watches the run, and the switch."""
     state = run.state
     runner = runner_alive(default_outputs())
-    watched = state.monitoring and runner is not None
-    words_now = (
-        f":green-badge[:material/visibility: on] The runner (pid {runner.pid}) watches this run: a stuck training "
-        "is ended, noted with its checkpoint, and resumed."
-        if watched and runner
-        else ":gray-badge[:material/visibility_off: off] Nothing is judged or ended; the machine is still sampled."
-        if runner
-        else ":red-badge[:material/power_off: no runner] No runner is alive, so nobody watches."
-    )
-    st.markdown(words_now)
+    st.markdown(_who_watches(state, runner.pid if runner else None))
     with st.container(horizontal=True):
         if state.monitoring:
             st.button(
