@@ -245,8 +245,8 @@ def _who_watches(state: RunState, runner: int | None) -> str:
     if not state.monitoring:
         return ":gray-badge[:material/visibility_off: off] Nothing is judged or ended; the machine is still sampled."
     return (
-        f":green-badge[:material/visibility: on] The runner (pid {runner}) watches this run: a stuck training is ended, "
-        "noted with its checkpoint, and resumed."
+        f":green-badge[:material/visibility: on] The runner (pid {runner}) watches this run: a stuck training is "
+        "ended, noted with its checkpoint, and resumed."
     )
 
 
