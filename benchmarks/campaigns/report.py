@@ -16,12 +16,13 @@ MOST_SHOWN = 12
 
 @dataclass
 class Figure:
-    """One row. `good`: whether it is within its target; None where there is none."""
+    """One row. `good`: whether it is within its target; None where there is none. `timed`: other load can spoil it."""
 
     what: str
     figure: str
     target: str = ""
     good: bool | None = None
+    timed: bool = False
 
 
 def rate(what: str, count: int, of: int, target: str) -> Figure:
@@ -45,7 +46,7 @@ def at_most(what: str, values: list[float], share: float, limit: float, unit: st
     """A percentile with its limit."""
     found = percentile(values, share)
     figure = f"{found:.3g} {unit} ({len(values)} measured)"
-    return Figure(f"{what}, p{share * 100:g}", figure, f"{limit:g} {unit}", found <= limit)
+    return Figure(f"{what}, p{share * 100:g}", figure, f"{limit:g} {unit}", found <= limit, timed=True)
 
 
 def show(title: str, figures: list[Figure], problems: list[str] | None = None) -> int:
