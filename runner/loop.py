@@ -7,7 +7,7 @@ they ask for. Nothing that matters lives in memory alone, so that a runner kille
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fluxcore.log import number
@@ -23,11 +23,11 @@ from .executor import Executor
 from .gpus import Gpus
 from .host import Host
 from .kill import TreeKill
+from .queue import Queue
 from .run import Run
 from .samples import take_last_look, take_sample
 from .stacks import Dumper
 from .stalls import judge
-from .waiting import Machine, Turn, line_up
 
 POLL_SECONDS = 2.0
 """How often every run's log is looked at without a hint; `SLOW_POLL_SECONDS` where changes are seen as they happen."""
@@ -36,8 +36,6 @@ BUSY_SECONDS = 0.02
 LIVE_SECONDS = 1.0
 TROUBLE_SECONDS = 2.0
 """How long a run is left alone after a step failed in a way that nobody foresaw."""
-GPU_PATIENCE_SECONDS = 90.0
-"""How long a run that needs GPUs waits on a machine that shows none: after a restart the driver may come late."""
 SHUTDOWN_GRACE_SECONDS = 20.0
 """The most that a trainer gets to save when the host shuts down: it will not wait for longer."""
 
@@ -74,8 +72,7 @@ class Runner:
         """Nothing starts any more, and every live run is stopped."""
         self._disk = DiskGuard()
         self._polled_at = float("-inf")
-        self._no_gpu_since: float | None = None
-        self._gpus_seen: set[str] = set()
+        self._queue = Queue(clock)
 
     def may_wait(self, hints: set[str]) -> bool:
         """Whether these hints are of live runs alone: a trainer's steps need no turn each, requests do."""
@@ -187,36 +184,9 @@ class Runner:
 
     def start_waiting(self, live: list[Run]) -> None:
         """Give free GPUs or slots to queued runs, oldest request first; tell the others their place."""
-        if not any(run.state.state == "queued" for run in live):
-            return
-        found = self.gpus.by_index()
-        gpus = found or {}
-        self._gpus_seen.update(gpus.values())
-        machine = Machine(gpus, self.cpu_slots, self._gpus_may_come(gpus), answers=found is not None)
-        paused, now = self.installation.paused, self.clock.now().timestamp()
-        # With a GPU lost, the others have to be named to the trainer all the more.
-        there = max(len(gpus), len(self._gpus_seen))
-        for place in line_up(list(self.runs.values()), machine, now, paused=paused):
-            self._each([place.run], lambda run, place=place: self._give(run, place, there))  # type: ignore[misc]
-
-    def _give(self, run: Run, place: Turn, gpus: int) -> None:
-        request = run.state.requests[0].id
-        if place.refusal:
-            spawning.refuse(run, request, place.refusal)
-        elif place.gpus is not None:
-            spawning.begin(self, run, place.gpus, gpus)
-        elif (run.state.queue_position, run.state.waiting_for) != (place.position, place.waiting_for):
-            data = {"request": request, "position": place.position, "waiting_for": place.waiting_for}
-            run.append("run.queued", data)
-
-    def _gpus_may_come(self, gpus: Mapping[int, str]) -> bool:
-        if gpus:
-            self._no_gpu_since = None
-            return False
-        now = self.clock.monotonic()
-        if self._no_gpu_since is None:
-            self._no_gpu_since = now
-        return now - self._no_gpu_since < GPU_PATIENCE_SECONDS
+        if any(run.state.state == "queued" for run in live):
+            for turn in self._queue.turns(self):
+                self._each([turn.run], lambda _, turn=turn: self._queue.give(self, turn))  # type: ignore[misc]
 
     def stop_for_shutdown(self, run: Run) -> None:
         """Ask a live run to stop because the host goes down; the intent is in the log before anything ends."""

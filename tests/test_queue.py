@@ -29,7 +29,7 @@ from fluxcore.runs import (
     waiting_in_line,
 )
 from runner.executor import LocalExecutor
-from runner.loop import GPU_PATIENCE_SECONDS
+from runner.queue import GPU_PATIENCE_SECONDS
 from tests.fakes import FakeGpus, World
 from tests.test_events_page import undocumented
 
