@@ -72,6 +72,8 @@ class Runner:
         """Nothing starts any more, and every live run is stopped."""
         self._disk = DiskGuard()
         self._polled_at = float("-inf")
+        self.listed = False
+        """Whether the last poll saw which runs there are."""
         self._queue = Queue(clock)
 
     def may_wait(self, hints: set[str]) -> bool:
@@ -93,7 +95,8 @@ class Runner:
         self._each(live, self.sample)
         self.guard_disk(live)
         self._each(live, self.judge)
-        self._each(live, self.act)
+        # A log that can't be read must not keep a trainer from its TERM when all end.
+        self._each(live, self.act, paused_too=self.shutting_down)
         self._each(live, Run.show)
         if self.alerts is not None:
             self.alerts.turn(live, self.runs)
@@ -102,8 +105,8 @@ class Runner:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no process of any run lives, or is about to, as far as the runner knows."""
-        return not any(run.holds_machine for run in self.runs.values())
+        """Whether no process of any run lives, or is about to, for all that is known: what can't be read may."""
+        return self.listed and not any(run.holds_machine or not run.is_read for run in self.runs.values())
 
     def shut_down(self) -> None:
         """From now on start nothing and stop every live run, reason `shutdown`; `is_idle` says when that is done."""
@@ -133,9 +136,10 @@ class Runner:
             try:
                 names = {folder.name for folder in list_run_folders(self.outputs)}
                 self._drop_missing(names)
+                self.listed = True
             except (RunError, OSError) as error:  # a network disk may come back
                 log.warning("%s", error)
-                names = set(self.runs)
+                names, self.listed = set(self.runs), False
             self._read_installation(thorough=True)
         else:
             self._read_installation(thorough=False)
@@ -175,7 +179,7 @@ class Runner:
             choice = attempts.resume_point(run)
             if run.append("run.stopped", {"reason": state.stop_reason, "step": state.step, **choice}):
                 run.note("stopped while it waited")
-        if not run.holds_machine and auto_resume_follows(state, self.clock.now()):
+        if not self.shutting_down and not run.holds_machine and auto_resume_follows(state, self.clock.now()):
             attempt = state.attempt
             assert attempt is not None
             data = {"config": attempt.config, "resume_from": state.resume_checkpoint, "reason": "auto_resume"}
@@ -189,7 +193,7 @@ class Runner:
                 self._each([turn.run], lambda _, turn=turn: self._queue.give(self, turn))  # type: ignore[misc]
 
     def stop_for_shutdown(self, run: Run) -> None:
-        """Ask a live run to stop because the host goes down; the intent is in the log before anything ends."""
+        """Ask a live run to stop because the host goes down; the intent comes into the log first, where it can."""
         attempt = run.state.live_attempt
         if attempt is None or run.state.stop_requested:
             return
@@ -271,8 +275,9 @@ class Runner:
             grace = min(grace, SHUTDOWN_GRACE_SECONDS)
         if run.kill is None and run.state.must_be_killed:
             run.kill = TreeKill("stall", grace, now)
-        if run.kill is None and run.state.live_attempt and run.state.stop_requested:
-            run.kill = TreeKill("stop", grace, now)
+        if run.kill is None and run.state.live_attempt and (run.state.stop_requested or self.shutting_down):
+            # A shutdown waits for no disk that is full: what comes behind it ends trainers without asking.
+            run.kill = TreeKill("stop", grace, now, reason=run.state.stop_reason or "shutdown")
             run.note("stopping: TERM to the trainer")
         if run.kill is None or run.state.attempt is None:
             return
@@ -284,11 +289,11 @@ class Runner:
 
     # -- turning ----------------------------------------------------------------------------------------------------
 
-    def _each(self, runs: list[Run], verb: Callable[[Run], object]) -> None:
-        """One run's trouble must not reach the others."""
+    def _each(self, runs: list[Run], verb: Callable[[Run], object], *, paused_too: bool = False) -> None:
+        """One run's trouble must not reach the others; it pauses the run, `paused_too` or not."""
         now = self.clock.monotonic()
         for run in runs:
-            if now < run.paused_until:
+            if now < run.paused_until and not paused_too:
                 continue
             try:
                 verb(run)
