@@ -9,14 +9,13 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from fluxcore.errors import UserError
-from fluxcore.runs import check_outputs, default_outputs
-from fluxcore.runs.installation import request_shutdown
+from fluxcore.runs import RunError, check_outputs, default_outputs
+from fluxcore.runs.installation import pause_queue, read_installation, request_shutdown
 from fluxcore.runs.processes import Identity
-from fluxcore.runs.supervision import runner_alive
+from fluxcore.runs.supervision import RunnerInfo, runner_alive
 
 from .alerts import Alerts, LocalSender
 from .clock import SystemClock
@@ -25,13 +24,12 @@ from .gpus import NvmlGpus
 from .host import LocalHost
 from .instance import AlreadyServed, Instance
 from .loop import SHUTDOWN_GRACE_SECONDS, SLOW_POLL_SECONDS, Runner
+from .serving import Leaving, turn_until_done, unfinished
 from .stacks import StackDump
 from .wake import Wake
 
 USAGE_EXIT = 64
-BREATH_SECONDS = 0.25
-"""Between two turns at the least while trainers alone write: a thousand steps a second must not turn it as often."""
-
+INTERRUPTED_EXIT = 130
 STOP_ALL_SECONDS = SHUTDOWN_GRACE_SECONDS + 30.0
 
 log = logging.getLogger("runner")
@@ -58,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s - %(levelname)s - %(message)s", level=logging.INFO)
     try:
         slots = cpu_slots()
-        check_outputs(outputs)
+        if not options.stop_all:  # it is needed most where the disk is full
+            check_outputs(outputs)
         # Before anyone can know of this runner: who finds it may end it at once.
         leaving = catch_signals()
         if options.stop_all:
@@ -74,26 +73,62 @@ def main(arguments: list[str] | None = None) -> int:
 def stop_all(outputs: Path, slots: int, leaving: Leaving) -> int:
     """Have every live run stopped, reason `shutdown`: by the runner that serves, in the end by this process; exit code.
 
-    The runner is asked in the log and ends when it is done. Then, or where none is alive, this process serves until it
-    sees that nothing lives any more. 1 where that takes too long.
+    The queue is paused first, so that nothing starts before a person asks. Then the runner is asked in the log and ends
+    when it is done; after that, or where none is alive, this process serves until it sees that nothing lives any more.
+    1 where that takes too long, 130 where a signal breaks it off.
     """
-    begun, asked = time.monotonic(), set()
-    while time.monotonic() - begun < STOP_ALL_SECONDS and not leaving.asked:
+    deadline, asked = time.monotonic() + STOP_ALL_SECONDS, set()
+    hold_queue(outputs)
+    left: list[str] = []
+    while (seconds := deadline - time.monotonic()) > 0 and not leaving.signals:
         other = runner_alive(outputs)
         if other is None:
             try:
-                with Instance(outputs) as instance:
-                    done = serve(instance, slots, leaving, stop_all=True, seconds=STOP_ALL_SECONDS)
+                with Instance(outputs, ending=True) as instance:
+                    left = serve(instance, slots, leaving, stop_all=True, seconds=seconds)
             except AlreadyServed:  # it has the lock, and is coming up or going
                 time.sleep(0.05)
                 continue
-            return 0 if done else 1
+            if not left:
+                print(f"nothing of {outputs} lives any more; `./fluxgym queue resume` lets waiting runs start again")
+                return 0
+            break
         if other.pid not in asked:
             asked.add(other.pid)
-            request_shutdown(outputs, Identity(other.pid, other.create_time, other.boot_id, other.start_ticks))
+            ask_to_end(outputs, other)
         time.sleep(0.05)
-    print(f"some runs of {outputs} could not be stopped in {STOP_ALL_SECONDS:g} s", file=sys.stderr)
+    if leaving.signals:
+        print("interrupted: what was asked to stop still does, `./fluxgym status` shows it", file=sys.stderr)
+        return INTERRUPTED_EXIT
+    what = ", ".join(left) or "some runs, `./fluxgym status` shows which"
+    print(f"not stopped in {STOP_ALL_SECONDS:g} s in {outputs}: {what}", file=sys.stderr)
     return 1
+
+
+def hold_queue(outputs: Path) -> None:
+    """Pause the queue for --stop-all; where that can't be written the rest is done all the same."""
+    try:
+        if not read_installation(outputs).paused:
+            pause_queue(outputs, "cli", "runner --stop-all")
+    except (RunError, OSError) as error:
+        print(f"the queue is not paused, the next runner will start what waits: {error}", file=sys.stderr)
+
+
+def ask_to_end(outputs: Path, other: RunnerInfo) -> None:
+    """Ask a runner to stop every run and to end. Where the disk is full: to end, its runs are stopped from here.
+
+    Raises RunError where it is another user's.
+    """
+    identity = Identity(other.pid, other.create_time, other.boot_id, other.start_ticks)
+    try:
+        request_shutdown(outputs, identity)
+    except RunError as error:
+        try:
+            os.kill(other.pid, signal.SIGTERM)
+        except ProcessLookupError:  # it has ended just now
+            pass
+        except PermissionError:
+            raise error from None
 
 
 def cpu_slots() -> int:
@@ -113,25 +148,12 @@ def catch_signals() -> Leaving:
     return leaving
 
 
-class Leaving:
-    """Whether a signal has asked to leave, and the bell that wakes the loop for it."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.ring: Callable[[], None] = lambda: None
-
-    def ask(self, *_: object) -> None:
-        """The signals' handler."""
-        self.asked = True
-        self.ring()
-
-
 def serve(
     instance: Instance, slots: int, leaving: Leaving, *, stop_all: bool = False, seconds: float = float("inf")
-) -> bool:
+) -> list[str]:
     """Turn the loop until a signal asks to leave, or all runs are stopped where that is asked for.
 
-    At most `seconds`. Returns whether nothing of any run lives at the end.
+    At most `seconds`. Returns what may still live at the end, in words.
     """
     outputs = instance.outputs
     wake = Wake(outputs)
@@ -152,38 +174,25 @@ def serve(
     if wake.works:
         runner.poll_seconds = SLOW_POLL_SECONDS
     log.info("serving %s (pid %d)", outputs, os.getpid())
-    hints: set[str] = set()
-    deadline = time.monotonic() + seconds
     if stop_all:
         runner.shut_down()
     try:
-        while time.monotonic() < deadline:
-            if leaving.asked:
-                if os.getpid() != 1 or runner.shutting_down:
-                    break
-                # When the first process of a container goes, the kernel kills all others: let them save before.
-                leaving.asked = False
-                runner.shut_down()
-            begun = time.monotonic()
-            due = runner.turn(hints)
-            if instance.is_asked_to_end(runner.installation) and not runner.shutting_down:
-                runner.shut_down()
-                continue
-            if runner.shutting_down and runner.is_idle:
-                break
-            hints = wake.wait(due)
-            while hints and not leaving.asked and runner.may_wait(hints):
-                rest = begun + min(due, BREATH_SECONDS) - time.monotonic()
-                if rest <= 0:
-                    break
-                hints |= wake.wait(rest)
+        turn_until_done(
+            runner,
+            wake.wait,
+            leaving,
+            lambda: instance.is_asked_to_end(runner.installation),
+            is_first=os.getpid() == 1,
+            clock=time.monotonic,
+            deadline=time.monotonic() + seconds,
+        )
     finally:
         instance.withdraw()
         wake.stop()
         runner.leave()
         gpus.close()
         log.info("ended; %s", "no run lives" if runner.is_idle else "trainers go on")
-    return runner.is_idle
+    return unfinished(runner)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,11 @@ class Alerts:
         waits = self._waits.values()
         return min((LOOK_SECONDS if wait.sending else max(0.0, wait.due - now) for wait in waits), default=float("inf"))
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether a process that tells people is at work, as far as the last turn saw."""
+        return any(wait.sending is not None for wait in self._waits.values())
+
     def _turn(self, live: list[Run], runs: dict[str, Run]) -> None:
         now = self._clock.monotonic()
         for run in live:

@@ -107,16 +107,17 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
             return False
         run.note(f"completed after {state.step} steps: {data['weights']}")
         return True
-    if state.stop_requested and was_stopped(ended, asked_here="SIGTERM" in kill.signals):
+    reason = state.stop_reason if state.stop_requested else kill.reason
+    if reason and was_stopped(ended, asked_here="SIGTERM" in kill.signals):
         if kill.used_kill and attempt.killed is None:
             if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
                 return False
             run.note(f"killed: {sorted(set(kill.pids))} did not end within the grace", "WARNING")
-        hint = {"hint": STOP_HINTS[state.stop_reason]} if state.stop_reason in STOP_HINTS else {}
-        stopped = {"reason": state.stop_reason, "step": state.step, **hint, **point}
+        hint = {"hint": STOP_HINTS[reason]} if reason in STOP_HINTS else {}
+        stopped = {"reason": reason, "step": state.step, **hint, **point}
         if not run.append("run.stopped", stopped, attempt=number):
             return False
-        why = "" if state.stop_reason == "user" else f" ({state.stop_reason})"
+        why = "" if reason == "user" else f" ({reason})"
         run.note(f"stopped{why} at step {state.step}; checkpoint to go on from: {point['resume_checkpoint']}")
         return True
     failure: dict[str, Any] = {"exit_code": ended.exit_code, "signal": ended.signal, "reason": ending.reason}

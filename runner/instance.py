@@ -28,8 +28,11 @@ class AlreadyServed(UserError):
 class Instance:
     """Holds the folder's lock. Events of the installation go to `.events.jsonl`, with an empty run name."""
 
-    def __init__(self, outputs: Path) -> None:
-        """Take the lock. Raises AlreadyServed where another process has it, UserError where it can't be made."""
+    def __init__(self, outputs: Path, *, ending: bool = False) -> None:
+        """Take the lock. Raises AlreadyServed where another process has it, UserError where it can't be made.
+
+        `ending`: it is only to stop everything, so that a full disk is no reason to turn back.
+        """
         self.outputs = outputs
         self._fd = self._take(outputs)
         me = identify(os.getpid())
@@ -41,6 +44,8 @@ class Instance:
         try:
             write_atomic(outputs / RUNNER_FILE, orjson.dumps(about, option=orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
+            if ending:
+                return
             os.close(self._fd)
             raise UserError(
                 f"{outputs / RUNNER_FILE} can't be written ({error.strerror}); make room there, or choose another "

@@ -35,6 +35,8 @@ class TreeKill:
     pids: list[int] = field(default_factory=list)
     signals: list[str] = field(default_factory=list)
     survivors: list[int] = field(default_factory=list)
+    reason: str = ""
+    """Of a stop: why, also where the log could not take the request."""
     noted: bool = False
     """Whether monitor.log has its word of it (the log may have to be tried more than once)."""
 

@@ -7,7 +7,7 @@ they ask for. Nothing that matters lives in memory alone, so that a runner kille
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fluxcore.log import number
@@ -23,11 +23,11 @@ from .executor import Executor
 from .gpus import Gpus
 from .host import Host
 from .kill import TreeKill
+from .queue import Queue
 from .run import Run
 from .samples import take_last_look, take_sample
 from .stacks import Dumper
 from .stalls import judge
-from .waiting import Machine, Turn, line_up
 
 POLL_SECONDS = 2.0
 """How often every run's log is looked at without a hint; `SLOW_POLL_SECONDS` where changes are seen as they happen."""
@@ -36,8 +36,6 @@ BUSY_SECONDS = 0.02
 LIVE_SECONDS = 1.0
 TROUBLE_SECONDS = 2.0
 """How long a run is left alone after a step failed in a way that nobody foresaw."""
-GPU_PATIENCE_SECONDS = 90.0
-"""How long a run that needs GPUs waits on a machine that shows none: after a restart the driver may come late."""
 SHUTDOWN_GRACE_SECONDS = 20.0
 """The most that a trainer gets to save when the host shuts down: it will not wait for longer."""
 
@@ -74,8 +72,9 @@ class Runner:
         """Nothing starts any more, and every live run is stopped."""
         self._disk = DiskGuard()
         self._polled_at = float("-inf")
-        self._no_gpu_since: float | None = None
-        self._gpus_seen: set[str] = set()
+        self.listed = False
+        """Whether the last poll saw which runs there are."""
+        self._queue = Queue(clock)
 
     def may_wait(self, hints: set[str]) -> bool:
         """Whether these hints are of live runs alone: a trainer's steps need no turn each, requests do."""
@@ -96,7 +95,8 @@ class Runner:
         self._each(live, self.sample)
         self.guard_disk(live)
         self._each(live, self.judge)
-        self._each(live, self.act)
+        # A log that can't be read must not keep a trainer from its TERM when all end.
+        self._each(live, self.act, paused_too=self.shutting_down)
         self._each(live, Run.show)
         if self.alerts is not None:
             self.alerts.turn(live, self.runs)
@@ -105,8 +105,8 @@ class Runner:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no process of any run lives, or is about to, as far as the runner knows."""
-        return not any(run.holds_machine for run in self.runs.values())
+        """Whether no process of any run lives, or is about to, for all that is known: what can't be read may."""
+        return self.listed and not any(run.holds_machine or not run.is_read for run in self.runs.values())
 
     def shut_down(self) -> None:
         """From now on start nothing and stop every live run, reason `shutdown`; `is_idle` says when that is done."""
@@ -136,9 +136,10 @@ class Runner:
             try:
                 names = {folder.name for folder in list_run_folders(self.outputs)}
                 self._drop_missing(names)
+                self.listed = True
             except (RunError, OSError) as error:  # a network disk may come back
                 log.warning("%s", error)
-                names = set(self.runs)
+                names, self.listed = set(self.runs), False
             self._read_installation(thorough=True)
         else:
             self._read_installation(thorough=False)
@@ -178,7 +179,7 @@ class Runner:
             choice = attempts.resume_point(run)
             if run.append("run.stopped", {"reason": state.stop_reason, "step": state.step, **choice}):
                 run.note("stopped while it waited")
-        if not run.holds_machine and auto_resume_follows(state, self.clock.now()):
+        if not self.shutting_down and not run.holds_machine and auto_resume_follows(state, self.clock.now()):
             attempt = state.attempt
             assert attempt is not None
             data = {"config": attempt.config, "resume_from": state.resume_checkpoint, "reason": "auto_resume"}
@@ -187,39 +188,12 @@ class Runner:
 
     def start_waiting(self, live: list[Run]) -> None:
         """Give free GPUs or slots to queued runs, oldest request first; tell the others their place."""
-        if not any(run.state.state == "queued" for run in live):
-            return
-        found = self.gpus.by_index()
-        gpus = found or {}
-        self._gpus_seen.update(gpus.values())
-        machine = Machine(gpus, self.cpu_slots, self._gpus_may_come(gpus), answers=found is not None)
-        paused, now = self.installation.paused, self.clock.now().timestamp()
-        # With a GPU lost, the others have to be named to the trainer all the more.
-        there = max(len(gpus), len(self._gpus_seen))
-        for place in line_up(list(self.runs.values()), machine, now, paused=paused):
-            self._each([place.run], lambda run, place=place: self._give(run, place, there))  # type: ignore[misc]
-
-    def _give(self, run: Run, place: Turn, gpus: int) -> None:
-        request = run.state.requests[0].id
-        if place.refusal:
-            spawning.refuse(run, request, place.refusal)
-        elif place.gpus is not None:
-            spawning.begin(self, run, place.gpus, gpus)
-        elif (run.state.queue_position, run.state.waiting_for) != (place.position, place.waiting_for):
-            data = {"request": request, "position": place.position, "waiting_for": place.waiting_for}
-            run.append("run.queued", data)
-
-    def _gpus_may_come(self, gpus: Mapping[int, str]) -> bool:
-        if gpus:
-            self._no_gpu_since = None
-            return False
-        now = self.clock.monotonic()
-        if self._no_gpu_since is None:
-            self._no_gpu_since = now
-        return now - self._no_gpu_since < GPU_PATIENCE_SECONDS
+        if any(run.state.state == "queued" for run in live):
+            for turn in self._queue.turns(self):
+                self._each([turn.run], lambda _, turn=turn: self._queue.give(self, turn))  # type: ignore[misc]
 
     def stop_for_shutdown(self, run: Run) -> None:
-        """Ask a live run to stop because the host goes down; the intent is in the log before anything ends."""
+        """Ask a live run to stop because the host goes down; the intent comes into the log first, where it can."""
         attempt = run.state.live_attempt
         if attempt is None or run.state.stop_requested:
             return
@@ -301,8 +275,9 @@ class Runner:
             grace = min(grace, SHUTDOWN_GRACE_SECONDS)
         if run.kill is None and run.state.must_be_killed:
             run.kill = TreeKill("stall", grace, now)
-        if run.kill is None and run.state.live_attempt and run.state.stop_requested:
-            run.kill = TreeKill("stop", grace, now)
+        if run.kill is None and run.state.live_attempt and (run.state.stop_requested or self.shutting_down):
+            # A shutdown waits for no disk that is full: what comes behind it ends trainers without asking.
+            run.kill = TreeKill("stop", grace, now, reason=run.state.stop_reason or "shutdown")
             run.note("stopping: TERM to the trainer")
         if run.kill is None or run.state.attempt is None:
             return
@@ -314,11 +289,11 @@ class Runner:
 
     # -- turning ----------------------------------------------------------------------------------------------------
 
-    def _each(self, runs: list[Run], verb: Callable[[Run], object]) -> None:
-        """One run's trouble must not reach the others."""
+    def _each(self, runs: list[Run], verb: Callable[[Run], object], *, paused_too: bool = False) -> None:
+        """One run's trouble must not reach the others; it pauses the run, `paused_too` or not."""
         now = self.clock.monotonic()
         for run in runs:
-            if now < run.paused_until:
+            if now < run.paused_until and not paused_too:
                 continue
             try:
                 verb(run)

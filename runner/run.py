@@ -77,6 +77,11 @@ class Run:
         return self.folder.name
 
     @property
+    def is_read(self) -> bool:
+        """Whether `state` is what its log says, rather than what it said once, or nothing at all."""
+        return self.known and not self._broken_off
+
+    @property
     def holds_machine(self) -> bool:
         """Whether processes of the run live, or are about to."""
         return self.state.has_processes or self.kill is not None

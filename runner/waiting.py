@@ -15,7 +15,7 @@ from fluxcore.log import parse_ts
 from .run import Run
 
 BACKOFF_SECONDS = 5.0
-PAUSED = "the queue is paused"
+PAUSED = "./fluxgym queue resume (the queue is paused)"
 NO_ANSWER = "a GPU that works (see what nvidia-smi says; restart the machine if it says nothing)"
 
 

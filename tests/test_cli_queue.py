@@ -10,6 +10,7 @@ from cli_tools import call, orders, pictures, served, state, until
 
 from fluxcore.runs import pause_queue, read_installation, request_start
 from fluxcore.runs.supervision import ensure_runner, runner_alive
+from runner.waiting import PAUSED
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_pause_and_resume(capsys, outputs: Path) -> None:
     assert call(capsys, "queue", "pause", "--reason", "a talk", "--outputs", outputs).code == 0
     assert read_installation(outputs).reason == "a talk"
     request_start(outputs, "cat", "cli")
-    until(lambda: state(outputs, "cat").waiting_for == "the queue is paused")
+    until(lambda: state(outputs, "cat").waiting_for == PAUSED)
     shown = call(capsys, "queue", "--outputs", outputs).out
     assert "the queue is paused since" in shown and "(a talk)" in shown and "./fluxgym queue resume" in shown
     asked = time.monotonic()

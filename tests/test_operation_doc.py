@@ -22,8 +22,9 @@ def parsed(text: str) -> configparser.ConfigParser:
 
 def test_a_stop_of_the_service_reaches_the_runner_alone() -> None:
     service = parsed(UNIT)["Service"]
-    assert (service["KillMode"], service["OOMPolicy"], service["Restart"]) == ("process", "continue", "always")
+    assert (service["KillMode"], service["OOMPolicy"], service["Restart"]) == ("process", "continue", "on-failure")
     program = parsed(PROGRAM)["program:fluxgym-runner"]
+    assert program["autorestart"] == "unexpected", "what --stop-all ended is not started again two seconds later"
     assert not program.getboolean("stopasgroup") and not program.getboolean("killasgroup")
     assert service["ExecStart"] == program["command"] == "/opt/fluxgym/fluxgym runner"
 

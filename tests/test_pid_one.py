@@ -79,7 +79,7 @@ def test_a_stop_of_the_container_saves_and_ends_in_good_order(place: Place, runn
     request_start(place.outputs, "cat", "cli")
     place.until("cat", lambda state: state.step >= 3)
     os.kill(runner, signal.SIGTERM)  # the kernel drops it where no handler is set
-    wait_until(lambda: runner not in process_table() or process_table()[runner].zombie, 30)
+    wait_until(lambda: (row := process_table().get(runner)) is None or row.zombie, 30)
     wait_until(lambda: place.trainers() == [])
     state = place.state("cat")
     assert (state.state, state.reason) == ("stopped", "shutdown") and (

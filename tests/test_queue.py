@@ -29,7 +29,8 @@ from fluxcore.runs import (
     waiting_in_line,
 )
 from runner.executor import LocalExecutor
-from runner.loop import GPU_PATIENCE_SECONDS
+from runner.queue import GPU_PATIENCE_SECONDS
+from runner.waiting import PAUSED
 from tests.fakes import FakeGpus, World
 from tests.test_events_page import undocumented
 
@@ -263,7 +264,7 @@ def test_a_paused_queue_starts_nothing_and_lets_running_ones_go_on(world: World)
     ask(world, "running")
     pause_queue(world.outputs, "cli", "the GPU is needed for a talk")
     ask(world, "waiting")
-    assert waits(world, "waiting") == "1: the queue is paused"
+    assert waits(world, "waiting") == f"1: {PAUSED}"
     world.train("running", 1, 3)
     world.new_runner()
     world.turns(3, 1.0)
@@ -294,7 +295,7 @@ def test_a_paused_queue_holds_automatic_attempts_too_and_a_stop_is_heard(world: 
     pause_queue(world.outputs, "cli")
     world.trainer("cat").exit(1)
     world.turns(30, 1.0)
-    assert waits(world, "cat") == "1: the queue is paused" and len(world.state("cat").attempts) == 1
+    assert waits(world, "cat") == f"1: {PAUSED}" and len(world.state("cat").attempts) == 1
     world.stop("cat")
     world.turns()
     assert world.last("cat", "run.stopped").data["reason"] == "user"
@@ -304,7 +305,7 @@ def test_a_paused_queue_is_noticed_in_a_log_of_a_writer_without_locks(world: Wor
     with EventLog(world.outputs, "app", run="", stem=".events.app-1-ab") as log:
         log.append("queue.paused", {"reason": "user"})
     ask(world, "cat")
-    assert waits(world, "cat") == "1: the queue is paused"
+    assert waits(world, "cat") == f"1: {PAUSED}"
 
 
 def test_a_wrong_gpu_is_refused_in_a_paused_queue_too(two: World) -> None:
@@ -320,7 +321,7 @@ def test_an_installation_log_that_can_not_be_read_leaves_things_as_they_were(wor
     log.rename(log.with_name("aside"))
     log.mkdir()
     ask(world, "cat")
-    assert waits(world, "cat") == "1: the queue is paused"
+    assert waits(world, "cat") == f"1: {PAUSED}"
 
 
 def test_the_line_as_the_app_shows_it(world: World) -> None:

@@ -16,8 +16,10 @@ import pytest
 from fluxcore.log import LogReader
 from fluxcore.log.page import problems
 from fluxcore.runs import load_run, request_start, resume_choice
+from fluxcore.runs.installation import resume_queue
 from fluxcore.runs.supervision import ensure_runner, runner_alive
 from runner.loop import SHUTDOWN_GRACE_SECONDS
+from runner.waiting import PAUSED
 from tests.fakes import World
 from tests.test_runner_process import ROOT, Place
 from tests.test_shim import wait_until
@@ -52,7 +54,9 @@ def test_every_live_run_is_stopped_and_none_that_waits_is_started(world: World) 
     assert world.state("c").state == "queued" and len(world.executor.spawns) == 2
     world.new_runner()
     world.turns(20, 10.0)
-    assert world.state("c").state == "starting", "the queue goes on after it, what was stopped waits for a person"
+    assert world.state("c").state == "starting", (
+        "where nobody paused it the queue goes on, what was stopped waits for a person"
+    )
     assert [len(world.state(name).attempts) for name in ("a", "b")] == [1, 1]
 
 
@@ -157,8 +161,10 @@ def test_the_runner_that_serves_does_it_and_ends(place: Place) -> None:
     log = LogReader(place.outputs / ".events.jsonl").read_new()
     assert "shutdown.requested" in [event.type for event in log]
     assert [problem for event in log for problem in problems(event.type, event.data)] == []
-    ensure_runner(place.outputs)
-    assert place.ended("c").state == "completed", "the next runner goes on with the queue"
+    ensure_runner(place.outputs)  # as `start c --wait` does, or the machine at its start
+    place.until("c", lambda state: state.waiting_for == PAUSED)
+    resume_queue(place.outputs, "cli")
+    assert place.ended("c").state == "completed", "the queue goes on once a person lets it"
 
 
 def test_where_no_runner_lives_it_does_it_itself(place: Place) -> None:
