@@ -49,7 +49,8 @@ OOM_BESIDE_ANOTHER = OOM.replace(
 )  # fmt: skip
 
 OOM_IN_A_CONTAINER = OOM.replace(
-    "Including non-PyTorch memory, this process has 15.08 GiB memory in use.", "Process 2151893 has 15.08 GiB memory in use."
+    "Including non-PyTorch memory, this process has 15.08 GiB memory in use.",
+    "Process 2151893 has 15.08 GiB memory in use.",
 )
 """NVML gives the host's pids there, so PyTorch takes itself for another process."""
 
