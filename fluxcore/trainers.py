@@ -18,6 +18,8 @@ TRAINERS = {
     "sd-scripts": "fluxcore.sd_scripts",
 }
 DEFAULT_TRAINER = "fluxgym"
+SAVE_NOTHING_ON_TERM = frozenset({"sd-scripts"})
+"""A stop costs these what came after their last checkpoint."""
 
 
 def check_trainer(config: RunConfig) -> None:

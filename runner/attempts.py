@@ -12,7 +12,7 @@ from fluxcore.runs.checkpoints import list_checkpoints, safetensors_problem
 from fluxcore.runs.processes import Identity
 from fluxcore.runs.records import Attempt
 
-from .endings import LOOK_BYTES, LOOK_LINES, STOP_HINTS, explain, read_tail, was_stopped
+from .endings import LOOK_BYTES, LOOK_LINES, explain, read_tail, stop_hint, was_stopped
 from .executor import Executor, Exit, Record
 from .hints import Facts, gpu_trouble
 from .kill import TreeKill
@@ -113,8 +113,8 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
             if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
                 return False
             run.note(f"killed: {sorted(set(kill.pids))} did not end within the grace", "WARNING")
-        hint = {"hint": STOP_HINTS[reason]} if reason in STOP_HINTS else {}
-        stopped = {"reason": reason, "step": state.step, **hint, **point}
+        hint = stop_hint(reason, str(state.served_config(attempt).get("trainer")), again(point))
+        stopped = {"reason": reason, "step": state.step, **({"hint": hint} if hint else {}), **point}
         if not run.append("run.stopped", stopped, attempt=number):
             return False
         why = "" if reason == "user" else f" ({reason})"

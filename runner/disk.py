@@ -103,7 +103,7 @@ def needs(run: Run, config: dict[str, Any], from_step: int = 0) -> DiskNeeds:
     """What a training of `config` will write, as far as it can be told; the trainer itself says what is wrong in it."""
     try:
         parsed = parse_saved(config)
-        size = lora_size(find_model(parsed.base_model))
+        size = lora_size(find_model(parsed.base_model), parsed.trainer)
     except UserError:
         return DiskNeeds()
     pictures = len(list_pictures(run.folder.dataset))
@@ -151,7 +151,7 @@ def _stop_youngest(judged: Sequence[Run], data: dict[str, Any]) -> None:
     run = max(stoppable, key=lambda run: run.state.attempts[-1].started)
     if _append(run, "stop.requested", {"reason": "disk_low"}):
         run.note(
-            f"the disk is nearly full ({gib(data['free_gib'] * GIB)} free): stopping while the state can be saved",
+            f"the disk is nearly full ({gib(data['free_gib'] * GIB)} free): stopping before it is",
             "ERROR",
         )
 

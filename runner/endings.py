@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fluxcore.runs.exits import FAILED, REASONS
 from fluxcore.tail import last_lines
+from fluxcore.trainers import SAVE_NOTHING_ON_TERM
 
 from .executor import Exit
 from .hints import Facts, gpu_trouble, lower_memory, lower_rate, tight_memory
@@ -46,6 +47,13 @@ STOP_HINTS = {
     "shutdown": "The machine was shut down; resume to go on from the last checkpoint.",
 }
 """What to do after a stop that the runner asked for itself."""
+
+NOTHING_SAVED = {
+    "disk_low": "The disk was nearly full, so the training was stopped; {trainer} save nothing when stopped, so what "
+    "came after the last checkpoint is lost: delete old runs or checkpoints (fluxgym prune), or keep fewer states "
+    "(save_last_n_epochs_state), then {again}.",
+}
+"""The same for a trainer that saves nothing on a TERM."""
 
 SAID = {
     "bad_config": "A setting can't be used: {sentence}; change it, then {again}.",
@@ -102,6 +110,14 @@ def explain(ended: Exit, weights_whole: bool, text: str, all_steps_done: bool, f
         return _failed("crash", facts, f" ({ended.signal}: {BREAKDOWNS[ended.signal]})")
     quoted = last_error(text)
     return _failed("crash", facts, f" (“{quoted}”)" if quoted else "")
+
+
+def stop_hint(reason: str, trainer: str, again: str) -> str:
+    """What to do after a stop for `reason` of a run that `trainer` trained; "" after a person's."""
+    hint = STOP_HINTS.get(reason, "")
+    if trainer in SAVE_NOTHING_ON_TERM:
+        hint = NOTHING_SAVED.get(reason, hint)
+    return hint.format(trainer=trainer, again=again)
 
 
 def was_stopped(ended: Exit, asked_here: bool) -> bool:

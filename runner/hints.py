@@ -72,15 +72,20 @@ def gpu_trouble(gpus: Mapping[str, GpuTrouble]) -> str | None:
 
 
 def lower_memory(facts: Facts, text: str) -> str:
-    """What to lower so that the training fits into the GPU. `text`: what PyTorch said."""
-    others = re.findall(r"Process (\d+) has ([\d.]+) GiB memory in use", text)
+    """What to lower so that the training fits into the GPU. `text`: what PyTorch said.
+
+    In a container NVML gives the host's pids: PyTorch then lists its own process as another one and says nothing of
+    this one, so who the others are is believed only beside what "this process has".
+    """
+    lines = [line for line in text.splitlines() if "this process has" in line]
+    others = re.findall(r"Process (\d+) has ([\d.]+) GiB memory in use", "\n".join(lines))
     if others:
         pid, gib = max(others, key=lambda other: float(other[1]))
         return f"Another program (pid {pid} in nvidia-smi) holds {gib} GiB of the GPU: end it, then {facts.again}."
     config, ideas = facts.config, []
     size = f" ({facts.gpu_memory_gib:.0f} GiB)" if facts.gpu_memory_gib else ""
     batch, resolution = _whole(config, "train_batch_size"), _whole(config, "resolution")
-    swapped, rank = _whole(config, "blocks_to_swap"), _whole(config, "network_dim")
+    rank = _whole(config, "network_dim")
     fitting = [name for name in VRAM_PRESETS if int(name[:-1]) <= (facts.gpu_memory_gib or 0) + 1]
     preset = str(config.get("vram") or "")
     if fitting and preset in VRAM_PRESETS and int(preset[:-1]) > int(fitting[-1][:-1]):
@@ -91,10 +96,6 @@ def lower_memory(facts: Facts, text: str) -> str:
         ideas.append("switch gradient_checkpointing on")
     if resolution and resolution > 512:
         ideas.append(f"lower resolution from {resolution} to {next(r for r in (1024, 768, 512) if r < resolution)}")
-    if swapped is not None and swapped < 28:
-        ideas.append(f"raise blocks_to_swap from {swapped} to {18 if swapped < 18 else 28}")
-    if config.get("fp8_base") is False:
-        ideas.append("switch fp8_base on")
     if config.get("optimizer_type") == "adamw":
         ideas.append("set optimizer_type to adafactor")
     if rank and rank > 32:

@@ -157,7 +157,9 @@ class Watch:
         )
         if alive:
             self._life_at = self.clock
-        if alive or since >= LIFE_SECONDS or used < 0 or moved < 0:  # less than before: a process of it ended
+        # Less than before: counters that lose what ended with a process. The local executor's never do, but it is the
+        # first of others, and the simulated runs have such.
+        if alive or since >= LIFE_SECONDS or used < 0 or moved < 0:
             self._life_mark = self.clock, activity
 
     def window(self, stall_seconds: float, sample_seconds: float) -> Window:

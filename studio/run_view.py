@@ -106,8 +106,8 @@ def _explain(run: LiveRun, shown: str) -> None:
         st.warning(words.escape(f"It could not be started: {state.refusal}."), icon=":material/block:")
     elif state.disk_low:
         st.warning(
-            "The disk gets full; if that goes on, the run is stopped at a checkpoint. Make room: delete old runs or "
-            "checkpoints.",
+            "The disk gets full; if that goes on, the run is stopped before it is full. Make room: delete old "
+            "runs or checkpoints.",
             icon=":material/hard_drive:",
         )
     elif state.suspected:

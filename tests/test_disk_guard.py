@@ -69,6 +69,20 @@ def test_bytes_a_parameter(settings: dict[str, Any], state: float, weights: floa
     assert needs.weights == pytest.approx(weights * 16 * FLUX_1.in_file, rel=0.03)
 
 
+def test_sd_scripts_write_smaller_states_and_caches_for_each_picture() -> None:
+    """Of rank 4, the original FluxGym's LoRA has 38 MiB. Encodings lie on the disk: T5's are 8 MiB for each caption."""
+    config = parse_config({"trainer": "sd-scripts", "network_dim": 4, "base_model": "flux-dev"})
+    size = lora_size(find_model("flux-dev"), "sd-scripts")
+    assert size is not None and estimate_disk(config, 20, size).weights == pytest.approx(38 * MIB, rel=0.03)
+    state = estimate_disk(config, 20, size).state
+    assert state == pytest.approx((4 + 2) * 4 * size.trained, rel=0.03), "adamw is adamw8bit there"
+    for changed, each in (({}, 8.25), ({"resolution": 1024}, 9), ({"caption_dropout_rate": 0.1}, 0.25)):
+        fixed = {"max_train_steps": 1000, "save_every_n_epochs": 0}  # else more pictures would be more steps
+        changed_config = config.model_copy(update={**fixed, **changed})
+        few, many = (estimate_disk(changed_config, pictures, size).total or 0 for pictures in (100, 200))
+        assert (many - few) / MIB == pytest.approx(100 * each, rel=0.02)
+
+
 def peak(config: RunConfig, pictures: int, needs: DiskNeeds, from_step: int, there: list[tuple[str, int]]) -> int:
     """The most that lies on the disk at any moment of the training beside what lay there before, step by step."""
     total, each = config.total_steps(pictures), config.steps_per_epoch(pictures)
@@ -336,6 +350,23 @@ def test_a_trainer_that_finds_the_disk_full_while_it_stops_is_stopped_all_the_sa
     stopped = world.last("cat", "run.stopped").data
     assert (stopped["reason"], stopped["resume_checkpoint"]) == ("disk_low", saved)
     assert len(world.state("cat").attempts) == 1
+
+
+@pytest.mark.parametrize(
+    ("trainer", "says"),
+    [("fluxgym", "while its state could still be saved"), ("sd-scripts", "sd-scripts save nothing when stopped")],
+)
+def test_what_a_stop_saved_is_told_by_the_trainer(trainer: str, says: str, world: World) -> None:
+    world.start("cat", trainer=trainer, **BIG)
+    world.train("cat", 1, 5)
+    world.checkpoint("cat", 5)
+    world.host.free_gib = 1.0
+    world.turns(6, 1.0)
+    world.trainer("cat").exit(143)
+    world.turns(6, 1.0)
+    stopped = world.last("cat", "run.stopped").data
+    assert stopped["reason"] == "disk_low" and says in stopped["hint"], stopped["hint"]
+    assert "can be saved" not in (world.outputs / "cat" / "monitor.log").read_text()
 
 
 def test_without_monitoring_there_is_the_warning_alone(world: World) -> None:

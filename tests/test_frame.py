@@ -44,6 +44,8 @@ def test_the_front_door(tmp_path: Path) -> None:
     assert frame.column_names == ["step", "epoch", "ts", "loss", "lr", "grad_norm"] and frame["step"][0].as_py() == 1
     with pytest.raises(UserError, match="no column of the steps; there are attempt, ts, step"):
         fluxcore.load_steps("cat", ["nonsense"], outputs=tmp_path)
+    with pytest.raises(UserError, match="name at least one column of the steps; there are attempt, ts, step"):
+        fluxcore.load_steps("cat", [], outputs=tmp_path)
     with pytest.raises(UserError, match="there is no run 'dog'"):
         fluxcore.load_steps("dog", outputs=tmp_path)
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import sys
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,16 @@ from fluxcore.config import parse_config
 from fluxcore.log import EventLog, PatientLog, read_events
 from fluxcore.runs import RunFolder
 from fluxcore.sd_scripts.collect import Collector
-from fluxcore.sd_scripts.command import Plan
+from fluxcore.sd_scripts.command import Files, Plan
 from fluxcore.sd_scripts.failures import exit_of, explanation
+from fluxcore.sd_scripts.place import Scripts
 from fluxcore.sd_scripts.progress import Bar, Phase, Reader, read_line
 from fluxcore.sd_scripts.report import Report
 from fluxcore.sd_scripts.scalars import PATTERN, Step, StepFile, read_event
+from fluxcore.sd_scripts.trainer import POLL_SECONDS, Attempt
 from fluxcore.training.failures import Exit, TrainingError
+from fluxcore.training.order import Order
+from runner.watch import LIFE_SECONDS
 from tests.fake_sd_scripts.flux_train_network import png, safetensors
 from tests.test_events_page import undocumented
 
@@ -101,6 +110,28 @@ def test_no_bytes_break_the_reading_of_an_event(data: bytes) -> None:
     list(read_event(data))
 
 
+@contextmanager
+def opened() -> Iterator[Counter[str]]:
+    """How often which path is opened or listed meanwhile, by anyone in this process."""
+    counts: Counter[str] = Counter()
+    _COUNTERS.append(counts)
+    try:
+        yield counts
+    finally:
+        _COUNTERS.remove(counts)
+
+
+_COUNTERS: list[Counter[str]] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _COUNTERS and event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | os.PathLike):
+        _COUNTERS[-1][os.fspath(arguments[0])] += 1
+
+
+sys.addaudithook(_audit)
+
+
 class Place:
     """A run's folder, sd-scripts' output folder in it, and a report into its log."""
 
@@ -169,6 +200,71 @@ def test_half_a_checkpoint_is_left_alone_until_it_is_whole(tmp_path: Path) -> No
         assert place.take(None) == []
     weights.write_bytes(whole)
     assert place.take(None) == [("cat-000001.safetensors", 30)] and state.is_dir()
+
+
+def test_what_may_not_be_taken_yet_is_read_once_while_it_does_not_change(tmp_path: Path) -> None:
+    """A LoRA lies there until its step's loss is known: reading it over and over would be the run's sign of life."""
+    place = Place(tmp_path, Plan(0, 300, 30))
+    weights = place.output / "cat-000001.safetensors"
+    safetensors(weights, [KEY], {"ss_steps": "30"})
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    place.state("cat-000001-state", 30)
+    torn = place.state("cat-000002-state", 60, torn=True)
+    assert place.take(29) == []
+    with opened() as counts:
+        assert place.take(29) == place.take(29) == []
+    inside = {path: count for path, count in counts.items() if path.startswith(os.fspath(place.output) + os.sep)}
+    assert set(inside) == {str(place.output / name) for name in ("cat-000001-state", "cat-000002-state")}, "listed only"
+    weights.write_bytes(whole)
+    with zipfile.ZipFile(torn / "random_states_0.pkl", "w") as archive:
+        archive.writestr("data.pkl", b"r")
+    assert place.take(29) == []
+    taken = ["cat-000001-state", "cat-000001.safetensors", "cat-000002-state"]
+    assert [name for name, _ in place.take(60)] == taken
+
+
+def test_a_state_is_taken_without_new_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk it is all there is: its count is mended where it stands, and it goes in one rename."""
+    place = Place(tmp_path, Plan(first=60, total=300, per_epoch=30))
+    path = place.state("cat-step00000010-state", 10)
+    blocks = (path / "train_state.json").stat().st_ino
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fluxcore.atomic.secrets.token_hex", full)
+    assert place.take(None) == [("cat-step00000070-state", 70)]
+    saved = place.folder.path / "cat-step00000070-state" / "train_state.json"
+    assert json.loads(saved.read_text()) == {"current_epoch": 3, "current_step": 70}
+    assert saved.stat().st_ino == blocks
+    assert sorted(os.listdir(place.folder.path)) == [".attempts", "cat-step00000070-state"]
+
+
+def test_an_idle_adapter_shows_no_sign_of_life(tmp_path: Path) -> None:
+    """Ten seconds of looking while nothing comes: far below what the stall rules take for one (runner/watch.py)."""
+    place = Place(tmp_path, Plan(0, 300, 30))
+    place.folder.train_log.write_text("saving state\n")
+    (place.folder.attempt(1) / "logs").mkdir()
+    (place.folder.attempt(1) / "logs" / PATTERN.replace("*", "1.vm.2.0")).write_bytes(REAL_SCALARS.read_bytes()[:99])
+    files = Files(tmp_path / "d.toml", None, place.output, place.folder.attempt(1) / "logs")
+    log = PatientLog(EventLog(place.folder.path, "trainer", attempt=1))
+    order = Order(place.folder, 1, place.config, log, None, 0)
+    now = [1000.0]
+    attempt = Attempt(order, Scripts(tmp_path, "/bin/true"), files, Plan(0, 300, 30), clock=lambda: now[0])
+    weights = place.output / "cat-000001.safetensors"
+    safetensors(weights, [KEY], {"ss_steps": "30"})
+    place.state("cat-000001-state", 30)
+    looks = int(LIFE_SECONDS / POLL_SECONDS)
+    with opened() as counts:
+        for _ in range(looks):
+            attempt.look()
+            now[0] += POLL_SECONDS
+    assert counts[str(weights)] == 2, "once for its length, once for its step"
+    assert 5 <= counts[str(place.output)] <= LIFE_SECONDS + 1
+    assert counts[str(place.folder.train_log)] == looks and sum(counts.values()) < 2 * looks + 50
+    assert attempt.follow(lambda: False) == Exit.DONE
+    assert {path.name for path in place.folder.path.glob("cat-*")} == {"cat-000001.safetensors", "cat-000001-state"}
 
 
 def test_the_random_states_that_torch_saves_are_known_as_whole(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ COLUMNS = tuple(name for name in STEP_ROW if name != "run")
 def read_steps(folder: Path, columns: Sequence[str] = DEFAULT_COLUMNS) -> pa.Table:
     """The `columns` of the `steps` view of the run in `folder`, by step: of each step the highest attempt's.
 
-    Raises UserError where a column is none of COLUMNS, OSError where the log can't be read.
+    Raises UserError where there is no column or one that is none of COLUMNS, OSError where the log can't be read.
     """
+    if not columns:
+        raise UserError(f"name at least one column of the steps; there are {', '.join(COLUMNS)}")
     if wrong := [name for name in columns if name not in COLUMNS]:
         raise UserError(f"{wrong[0]!r} is no column of the steps; there are {', '.join(COLUMNS)}")
     names = dict.fromkeys(["step", *(name for name in columns if name in STEP_COLUMNS)])

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxcore.trainers import DEFAULT_TRAINER
+
 from .registry import BaseModel
 
 MLP_RATIO = 4
@@ -42,10 +44,24 @@ def flux_lora_size(double_blocks: int, single_blocks: int, width: int) -> LoraSi
 FLUX_1 = flux_lora_size(19, 38, 24 * 128)
 
 
-def lora_size(model: BaseModel) -> LoraSize | None:
-    """Of a base model; None where that can't be told without loading it."""
+def _sd_scripts_size(double_blocks: int, single_blocks: int, width: int) -> LoraSize:
+    """As sd-scripts train it: one LoRA for a fused projection, none block-diagonal, and one on CLIP-L's 12 layers."""
+    double = 2 * (4 + 2 + 5 + 5 + 7) * width  # qkv, its output, the MLP's two, the modulation
+    single = (8 + 6 + 4) * width  # linear1, linear2, the modulation
+    clip = 12 * (4 * (768 + 768) + 2 * (768 + 3072))
+    values = double_blocks * double + single_blocks * single + clip
+    return LoraSize(values, values, 10 * double_blocks + 3 * single_blocks + 12 * 6)
+
+
+SD_SCRIPTS_FLUX_1 = _sd_scripts_size(19, 38, 24 * 128)
+
+
+def lora_size(model: BaseModel, trainer: str = DEFAULT_TRAINER) -> LoraSize | None:
+    """Of a base model by a trainer; None where that can't be told without loading it."""
     if model.family != "flux":
         return None
+    if trainer == "sd-scripts":  # they train FLUX.1 only; of the 12G preset, single blocks alone, it is the most
+        return SD_SCRIPTS_FLUX_1 if model.path is None else None
     if model.path is None:
         return FLUX_1
     return _from_config(model.path / "transformer" / "config.json")

@@ -27,11 +27,13 @@ REACTION_SECONDS = 15.0
 """From one look at the disk to a trainer that has begun to save."""
 WARN_SECONDS = 600.0
 
-_ADAM_BYTES, _FLOAT_BYTES = 8, 4
+_ADAM_BYTES, _ADAM_8BIT_BYTES, _FLOAT_BYTES = 8, 2, 4
 _BYTES_A_LAYER = 2048
 """Names, headers, generators: beside the values themselves."""
 _BYTES_A_STEP = 500
 _BYTES_A_PIXEL = 1.5
+_LATENT_CHANNELS, _T5_VALUES = 16, 512 * 4096
+"""Of a picture and of its caption, as sd-scripts keep them in 32-bit floats."""
 _FILE_BYTES = {"float": 4, "bf16": 2, "fp16": 2}
 
 
@@ -63,13 +65,16 @@ def estimate_disk(
     """What a training of `config` on so many pictures will write from `from_step` on. `size`: of its base model.
 
     Of states only as many count as retention keeps at a time, plus the one that is written before an old one goes;
-    those that are there already (`epoch_states`, `step_states`) make room for new ones. Latents and text embeddings
-    stay in memory.
+    those that are there already (`epoch_states`, `step_states`) make room for new ones. FluxGym's own trainer keeps
+    latents and text embeddings in memory, sd-scripts on the disk.
     """
+    theirs = config.trainer == "sd-scripts"
     total, each_epoch = config.total_steps(pictures), config.steps_per_epoch(pictures)
     epochs = _times((total - 1) // each_epoch, from_step // each_epoch, config.save_every_n_epochs)
     steps = _times(total - 1, from_step, config.save_every_n_steps)
     other = _samples(config, total, from_step) + max(0, total - from_step) * _BYTES_A_STEP
+    if theirs:
+        other += _encoded(config, pictures)
     if size is None:
         return DiskNeeds()
     rank = config.network_dim
@@ -77,7 +82,7 @@ def estimate_disk(
     if config.optimizer_type == "adafactor":  # one row and one column of moments for each matrix
         optimizer = _FLOAT_BYTES * (size.trained + 2 * rank * size.layers)
     else:
-        optimizer = _ADAM_BYTES * size.trained * rank
+        optimizer = (_ADAM_8BIT_BYTES if theirs else _ADAM_BYTES) * size.trained * rank
     state = _FLOAT_BYTES * size.trained * rank + optimizer + size.layers * _BYTES_A_LAYER
     if not config.enable_checkpointing:
         return DiskNeeds(0, weights, (epochs + steps + 1) * weights + other)
@@ -108,6 +113,12 @@ def _samples(config: RunConfig, total: int, from_step: int) -> int:
     return int(rounds * prompts * config.resolution**2 * _BYTES_A_PIXEL)
 
 
+def _encoded(config: RunConfig, pictures: int) -> int:
+    """What sd-scripts keep of pictures and captions (where none are dropped) until the end; for schnell it is less."""
+    latents = _LATENT_CHANNELS * (config.resolution // 8) ** 2
+    return pictures * _FLOAT_BYTES * (latents + (0 if config.caption_dropout_rate else _T5_VALUES))
+
+
 def start_problem(name: str, needs: DiskNeeds, free: int) -> tuple[bool, str]:
     """Whether the training may start on a disk with `free` bytes, and a sentence where it may not or it is tight."""
     least = int(needs.next_save * MARGIN) + RESERVE_BYTES if needs.total is not None else RESERVE_BYTES
@@ -119,7 +130,7 @@ def start_problem(name: str, needs: DiskNeeds, free: int) -> tuple[bool, str]:
             "then ask again"
         )
     if wanted * MARGIN + needs.next_save > free:
-        return True, f"{what}: that is tight; if it gets less, the training is stopped at a checkpoint"
+        return True, f"{what}: that is tight; if it gets less, the training is stopped before the disk is full"
     return True, ""
 
 

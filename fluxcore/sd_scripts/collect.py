@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxcore.atomic import free_name, sync_folder, sync_tree, write_atomic
+from fluxcore.atomic import free_name, sync_folder, sync_tree
 from fluxcore.runs import RunFolder
 from fluxcore.runs.checkpoints import CheckpointFile, inspect_state, inspect_weights
 from fluxcore.runs.files import SAMPLE_FOLDER, parse_checkpoint_name
@@ -49,10 +49,15 @@ class Sample:
 
 class Collector:
     """Takes what lies whole in `output`. `up_to`: the last step, in sd-scripts' count, of which anything may be taken;
-    None: all of it."""
+    None: all of it.
+
+    What lies there unchanged is not read again: a LoRA may wait for its step's loss for hours where sd-scripts hang in
+    their save, and reading it over and over would look like the run's own life to the stall rules.
+    """
 
     def __init__(self, output: Path, folder: RunFolder, plan: Plan) -> None:
         self._output, self._folder, self._plan = output, folder, plan
+        self._seen: dict[str, tuple[object, CheckpointFile | None]] = {}
 
     def checkpoints(self, up_to: int | None) -> Iterator[Checkpoint]:
         """Take states and weights, oldest first."""
@@ -61,18 +66,13 @@ class Collector:
             parsed = parse_checkpoint_name(self._folder.name, path.name)
             if parsed is None:
                 continue
-            try:
-                found = inspect_state(path) if parsed[0] == "state" else inspect_weights(path, None, None)
-            except FileNotFoundError:  # deleted meanwhile
-                continue
-            if found.complete and found.step is not None and (up_to is None or found.step <= up_to):
+            found = self._look(path, parsed[0])
+            if found is not None and found.step is not None and (up_to is None or found.step <= up_to):
                 entries.append((found.step, parsed[0], found))
         for count, kind, found in sorted(entries, key=lambda entry: entry[:2]):
             step = self._plan.first + count
-            if kind == "weights":
-                yield self._take_weights(found, step)
-            elif zipfile.is_zipfile(found.path / LAST_FILE):  # its directory is at its end: nothing comes after it
-                yield self._take_state(found, step)
+            del self._seen[found.name]
+            yield self._take_weights(found, step) if kind == "weights" else self._take_state(found, step)
 
     def samples(self, up_to: int | None) -> Iterator[Sample]:
         """Take pictures, by step and prompt."""
@@ -89,15 +89,33 @@ class Collector:
             os.replace(folder / name, path)
             yield Sample(path, step, int(match["index"]))
 
+    def _look(self, path: Path, kind: str) -> CheckpointFile | None:
+        """A state or weights file, read where it has changed since the last look; None while it isn't whole."""
+        try:
+            files = sorted(path.iterdir()) if kind == "state" else [path]
+            stats = [(file.name, file.stat()) for file in files]
+            mark = [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
+            before = self._seen.get(path.name)
+            if before is not None and before[0] == mark:
+                return before[1]
+            found = inspect_state(path) if kind == "state" else inspect_weights(path, None, None)
+            # The directory of a zip file is at its end: nothing comes after it.
+            whole = found.complete and (kind == "weights" or zipfile.is_zipfile(path / LAST_FILE))
+        except FileNotFoundError:  # deleted meanwhile
+            return None
+        self._seen[path.name] = mark, found if whole else None
+        return found if whole else None
+
     def _take_state(self, found: CheckpointFile, step: int) -> Checkpoint:
-        """Out of sd-scripts' folder first, then mended and synced: what fails on the way is never taken twice."""
-        target = self._true_path(found.path.name, step)
-        aside = target.with_name(f".{target.name}.tmp")
-        os.rename(found.path, aside)
+        """Mended where it lies, byte over byte: a full disk has room for that. No one else looks into this folder, and
+        a failure here ends the attempt, so that the true count is never taken for sd-scripts' own."""
         state = {"current_epoch": self._plan.epoch(step), "current_step": step}
-        write_atomic(aside / "train_state.json", json.dumps(state).encode())
-        sync_tree(aside)
-        self._put(aside, target)
+        with open(found.path / "train_state.json", "r+b") as file:
+            file.write(json.dumps(state).encode())
+            file.truncate()
+        sync_tree(found.path)
+        target = self._true_path(found.path.name, step)
+        self._put(found.path, target)
         return Checkpoint(target, "state", step, found.bytes)
 
     def _take_weights(self, found: CheckpointFile, step: int) -> Checkpoint:

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from .report import Report
 from .scalars import StepFile
 
 POLL_SECONDS = 0.1
+COLLECT_SECONDS = 1.0
+"""How often to look for checkpoints and samples while no step comes: looking must not pass for a sign of life."""
 END_SECONDS = 5.0
 """How long sd-scripts get to end by themselves once a training is given up."""
 WORK_FOLDER = "sd-scripts"
@@ -60,12 +63,17 @@ def run(order: Order, stopping: Callable[[], bool]) -> int:
 class Attempt:
     """sd-scripts at work, and what was read of it so far."""
 
-    def __init__(self, order: Order, scripts: Scripts, files: Files, plan: Plan) -> None:
+    def __init__(
+        self, order: Order, scripts: Scripts, files: Files, plan: Plan, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._order, self._folder, self._config = order, order.folder, order.config
         self._report = Report(order.log, order.folder, order.config, plan)
         self._collector = Collector(files.output, order.folder, plan)
         self._steps = StepFile(files.logs)
         self._reader = Reader()
+        self._clock = clock
+        self._collected = 0, float("-inf")
+        """The last step of which checkpoints were looked for, and when."""
         self._report.phase("load")
         argv = [scripts.python, str(scripts.script), *options(order.config, files, plan, order.resume_from)]
         print(shlex.join(argv), flush=True)
@@ -94,13 +102,10 @@ class Attempt:
                         flush=True,
                     )
                     self._child.terminate()
-                self._look()
+                self.look()
                 self._order.log.flush()
-                try:
-                    self._child.wait(POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    pass
-            self._look()
+                time.sleep(POLL_SECONDS)  # waiting for the child wakes up eight times as often
+            self.look()
             self._collect(None)
         except TrainingError:
             self._collect(self._report.done)
@@ -109,7 +114,7 @@ class Attempt:
             self._end()
         return self._meaning(self._child.returncode, told)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Report what came since: the log first, so that a step knows what it was held up by."""
         with open(self._folder.train_log, "rb") as log:
             log.seek(self._read)
@@ -118,7 +123,10 @@ class Attempt:
         self._report.heard(self._reader.feed(data), steps_too=not self._steps.exists)
         for step in self._steps.read_new():
             self._report.step(step)
-        self._collect(self._report.done)
+        done, now = self._report.done, self._clock()
+        if done != self._collected[0] or now - self._collected[1] >= COLLECT_SECONDS:
+            self._collected = done, now
+            self._collect(done)
 
     def _collect(self, up_to: int | None) -> None:
         """Take what is whole. Not what came after the last step that was seen: its loss might be no number."""
