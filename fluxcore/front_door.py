@@ -78,7 +78,7 @@ def start_training(
         if images is None:
             raise UserError(f"{lora_name} needs pictures: give their folder as `images`")
         config = resolve_config(absolute_paths(settings), {"lora_name": lora_name})
-        source = Path(images)
+        source = Path(images).expanduser()
         create_run(root, config, SOURCE, lambda dataset: copy_dataset(source, dataset))
     if resume_from:
         request_resume(root, lora_name, SOURCE, from_state=resume_from)

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         with Instance(outputs) as instance:
             serve(instance, slots, leaving)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"fluxgym: {error}", file=sys.stderr)
         return USAGE_EXIT
     return 0
 

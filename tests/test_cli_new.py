@@ -52,7 +52,7 @@ def test_a_name_that_is_taken_in_any_case(capsys, tmp_path, outputs):
 
 def test_no_images(capsys, tmp_path, outputs):
     (tmp_path / "empty").mkdir()
-    for source, word in (("empty", "no pictures"), ("nowhere", "not a folder")):
+    for source, word in (("empty", "no pictures"), ("nowhere", "there is no folder")):
         answer = call(capsys, "new", "x", "--images", tmp_path / source, "--outputs", outputs)
         assert answer.code == 64 and word in answer.line
     assert call(capsys, "new", "x", "--outputs", outputs).code == 64

@@ -31,7 +31,10 @@ def export(
     if file is None:
         say(text.decode())
     else:
-        write_atomic(file.absolute(), text + b"\n")
+        try:
+            write_atomic(file.absolute(), text + b"\n")
+        except OSError as error:
+            raise UserError(f"{file} can't be written ({error.strerror})") from None
         say(str(file))
 
 

@@ -100,6 +100,8 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
         shown["disk low"] = "{free_gib} GiB free, {needed_gib} GiB needed".format_map(state.disk_low)
     if state.refusal:
         shown["refused"] = state.refusal
+    if state.verdict:
+        shown["verdict"] = state.verdict
     if state.hint:
         shown["hint"] = state.hint
     if dumps := folder.stack_dumps():

@@ -56,7 +56,10 @@ def app(
             write_pid_file(server.pid, site)
         # The one line that a person clicks on; the token stands in no log.
         say(f"{site}?token={quote(token)}" if token else site)
-        return 0 if detach else serve_until_ended(server)
+        if detach:
+            note(f"`./fluxgym down` ends it, trainings go on; it logs into {LOG_FILE}")
+            return 0
+        return serve_until_ended(server)
     except BaseException:
         end_process(server)
         raise

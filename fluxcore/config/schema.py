@@ -6,6 +6,7 @@ Names and types are the seed's and sd-scripts' where they have one. 0 in any `â€
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,7 +16,7 @@ from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
 from .gpu_ids import parse_gpu_ids
 from .migrate import SCHEMA
-from .names import NAME_RULE, is_valid_name
+from .names import NAME_RULE, is_valid_name, slugify
 
 GROUPS = {
     "lora": "LoRA info",
@@ -295,7 +296,8 @@ def saved_config(config: RunConfig) -> dict[str, Any]:
 def _sentence(name: str, problem: Any) -> str:
     kind, context, given = problem["type"], problem.get("ctx", {}), problem.get("input")
     if kind == "extra_forbidden":
-        return f"{name} is not a setting"
+        alike = get_close_matches(name, RunConfig.model_fields, 1)
+        return f"{name} is not a setting" + (f"; did you mean {alike[0]}?" if alike else "")
     what = {
         "greater_than_equal": lambda: f"must be at least {context['ge']}",
         "greater_than": lambda: f"must be more than {context['gt']}",
@@ -303,11 +305,18 @@ def _sentence(name: str, problem: Any) -> str:
         "less_than": lambda: f"must be less than {context['lt']}",
         "multiple_of": lambda: f"must be a multiple of {context['multiple_of']}",
         "string_too_long": lambda: f"must be at most {context['max_length']:,} characters long",
+        "int_parsing": lambda: "must be a whole number",
+        "int_from_float": lambda: "must be a whole number",
+        "float_parsing": lambda: "must be a number",
+        "bool_parsing": lambda: "must be true or false",
         "literal_error": lambda: f"must be one of {context['expected']}",
         "value_error": lambda: str(context["error"]),
     }.get(kind, lambda: problem["msg"][:1].lower() + problem["msg"][1:])()
     if what.startswith(name) or name == "config":
         return what
+    if what == NAME_RULE:
+        near = slugify(str(given))
+        return f"{str(given)[:60]!r} can't be its name: {what}" + (f"; {near} would do" if near else "")
     return f"{name} {what} (got {str(given)[:60]!r})" if given not in (None, "") else f"{name} {what}"
 
 

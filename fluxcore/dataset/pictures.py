@@ -78,7 +78,9 @@ def check_picture(path: Path) -> tuple[int, int]:
     except UnidentifiedImageError:
         raise PictureError(f"{path.name} is not a picture (PNG, JPEG, WebP and BMP are)") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"{path.name} has too many pixels") from None
+        raise PictureError(
+            f"{path.name} has more than {MAX_PIXELS // 1_000_000} million pixels, which is the limit; scale it down"
+        ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise PictureError(f"{path.name} can't be read ({error}); it may be cut short: save it anew") from None
     return width, height
@@ -88,7 +90,7 @@ def check_dataset(folder: Path) -> DatasetReport:
     """Look at every file of a folder; see DatasetReport."""
     report = DatasetReport()
     if not folder.is_dir():
-        report.problems.append(f"{folder} is not a folder")
+        report.problems.append(f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}")
         return report
     for picture in list_pictures(folder):
         try:

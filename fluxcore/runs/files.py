@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -193,9 +194,10 @@ def check_outputs(outputs: Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "make room in it, or choose another" if full else "choose another"
         raise RunError(
-            f"the outputs folder {outputs} can't be written ({error.strerror}); make room in it, or choose another "
-            "with --outputs"
+            f"the outputs folder {outputs} can't be written ({error.strerror}); {what} with --outputs"
         ) from None
 
 

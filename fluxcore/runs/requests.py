@@ -94,7 +94,8 @@ def request_resume(outputs: Path, name: str, source: str, *, from_state: str | N
     if from_state in (None, "", "latest"):
         chosen, wanted = resume_choice(folder, state), "latest"
         if chosen is None:
-            raise RunError(f"{name} has no complete checkpoint to resume from; start it with --restart")
+            begin = "start it with --restart" if state.attempts else "start it"
+            raise RunError(f"{name} has no complete checkpoint to resume from; {begin}")
     else:
         wanted = str(from_state).rstrip("/").rsplit("/", 1)[-1]
         chosen = find_state(folder, wanted)
