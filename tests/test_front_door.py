@@ -35,8 +35,10 @@ def test_importing_it_is_light():
         fluxcore.no_such_thing  # noqa: B018
 
 
-def test_start_training_to_the_end(outputs, tmp_path):
-    session = fluxcore.start_training("cat", images=pictures(tmp_path / "p"), trigger="ohwx cat", max_train_epochs=3)
+def test_start_training_to_the_end(outputs, tmp_path, monkeypatch):
+    pictures(tmp_path / "p")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    session = fluxcore.start_training("cat", images="~/p", trigger="ohwx cat", max_train_epochs=3)
     assert (session["lora_name"], session["status"], session["epochs"]) == ("cat", "running", 3)
     until(lambda: state(outputs, "cat").state == "completed")
     (recent,) = fluxcore.get_active_trainings()
