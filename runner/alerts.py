@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -84,10 +85,12 @@ class Alerts:
     def turn(self, live: list[Run], runs: dict[str, Run]) -> None:
         """Look at the runs whose log changed, at processes that ended, and at what is due. Never raises: telling is
         worth less than supervising."""
-        try:
-            self._turn(live, runs)
-        except Exception as error:  # nothing of the error's text: it might hold an address
-            self._say(f"alerts: a step failed with {type(error).__name__}")
+        now = self._clock.monotonic()
+        for run in live:
+            if run.state.news:
+                self._safely(self._look, run, now)
+        for name, wait in list(self._waits.items()):
+            self._safely(self._serve, name, runs.get(name), wait, now)
 
     def due(self) -> float:
         """In how many seconds there is something to do; infinity where nothing waits."""
@@ -100,25 +103,22 @@ class Alerts:
         """Whether a process that tells people is at work, as far as the last turn saw."""
         return any(wait.sending is not None for wait in self._waits.values())
 
-    def _turn(self, live: list[Run], runs: dict[str, Run]) -> None:
-        now = self._clock.monotonic()
-        for run in live:
-            if run.state.news:
-                self._look(run, now)
-        for name, wait in list(self._waits.items()):
-            found = runs.get(name)
-            if wait.sending is not None:
-                if wait.sending.poll() is None:
-                    continue
-                wait.sending = None
-                wait.put_off(now)
-                if found is not None:
-                    found.refresh()
-                    self._note(found, wait)
-            if found is None:
-                del self._waits[name]
-            elif now >= wait.due:
-                self._start(found, wait, now)
+    def _safely(self, step: Callable[..., None], *what: object) -> None:
+        """One run's trouble reaches neither the loop nor what others are to be told."""
+        try:
+            step(*what)
+        except Exception as error:  # nothing of the error's text: it might hold an address
+            self._say(f"alerts: a step failed with {type(error).__name__}")
+
+    def _serve(self, name: str, run: Run | None, wait: _Wait, now: float) -> None:
+        if wait.sending is not None:
+            if wait.sending.poll() is None:
+                return
+            wait.sending = None
+        if run is None:
+            del self._waits[name]
+        elif now >= wait.due:
+            self._start(run, wait, now)
 
     def _look(self, run: Run, now: float) -> None:
         """Take up what is new. What was settled before this runner looked is in monitor.log already."""
@@ -128,13 +128,14 @@ class Alerts:
             wait = self._waits[run.name] = _Wait(
                 noted={(news.event, name) for news in run.state.news for name in news.settled}
             )
+        self._note(run, wait)
         if events - wait.seen:
             wait.due, wait.pause = now, FIRST_SECONDS
             wait.seen |= events
-        self._note(run, wait)
 
     def _start(self, run: Run, wait: _Wait, now: float) -> None:
         """Start a process where anybody is still to be told of something."""
+        wait.put_off(now)  # before anything can go wrong: what stays due would be tried in every turn, without a pause
         try:
             if pending(run.state, load_targets(self._outputs), self._clock.now()):
                 wait.sending = self._sender.start(self._outputs, run.name)
@@ -143,10 +144,8 @@ class Alerts:
             self._trouble = ""
         except UserError as error:  # the file of the targets
             self._say(f"alerts: {error}")
-            wait.put_off(now)
         except OSError as error:
             self._say(f"alerts: the process that sends can't be started: {error.strerror}")
-            wait.put_off(now)
 
     def _note(self, run: Run, wait: _Wait) -> None:
         """What came of it, for monitor.log."""

@@ -51,7 +51,7 @@ class DiskGuard:
         """Every few seconds: warn of a disk that gets full, stop one run where the next checkpoints won't fit.
 
         One at a time, the youngest first: once it is gone the others may have room enough. What is in the midst of a
-        save is not judged: half of its checkpoint is on the disk already.
+        save is not judged: half of its checkpoint is on the disk already; until it is done no warning is taken back.
         """
         now = runner.clock.monotonic()
         if not running or (self._readings and now - self._readings[-1][0] < LOOK_SECONDS):
@@ -64,6 +64,7 @@ class DiskGuard:
             self._readings.clear()
         self._readings.append((now, free))
         judged = [run for run in running if run.state.phase not in SAVE_PHASES]
+        nobody_saves = len(judged) == len(running)
         next_saves = sum(next_save(run) for run in judged)
         falling = falling_by(self._readings)
         verdict = disk_verdict(free, falling, next_saves)
@@ -71,7 +72,7 @@ class DiskGuard:
         for run in judged:
             if verdict != "ok":
                 _warn(run, data)
-            elif run.state.disk_low and disk_verdict(int(free / MARGIN), falling, next_saves) == "ok":
+            elif nobody_saves and run.state.disk_low and disk_verdict(int(free / MARGIN), falling, next_saves) == "ok":
                 _append(run, "disk.cleared", data)
         if verdict == "stop" and not any(run.state.stop_requested for run in running):
             _stop_youngest(judged, data)
@@ -104,15 +105,14 @@ def needs(run: Run, config: dict[str, Any], from_step: int = 0) -> DiskNeeds:
     try:
         parsed = parse_saved(config)
         size = lora_size(find_model(parsed.base_model), parsed.trainer)
-    except UserError:
+        pictures = len(list_pictures(run.folder.dataset))
+        found = list_checkpoints(run.folder) if from_step else []
+    except (UserError, OSError):
         return DiskNeeds()
-    pictures = len(list_pictures(run.folder.dataset))
-    if not from_step:
-        return estimate_disk(parsed, pictures, size)
     kinds = [
-        parse_checkpoint_name(run.name, found.name)
-        for found in list_checkpoints(run.folder)
-        if found.kind == "state" and found.complete and found.step is not None and found.step <= from_step
+        parse_checkpoint_name(run.name, one.name)
+        for one in found
+        if one.kind == "state" and one.complete and one.step is not None and one.step <= from_step
     ]
     by_epoch = sum(1 for kind in kinds if kind and kind[1] is not None)
     by_step = sum(1 for kind in kinds if kind and kind[2] is not None)

@@ -185,6 +185,7 @@ class LocalExecutor:
         )
         if found.exit is not None:
             self._started.pop((folder.path, attempt), None)
+            self._usage.pop((folder.path, attempt), None)
         elif found.trainer is not None:
             self._started[folder.path, attempt] = _Started(found, os.path.join(place, "exit.json"))
         return found
@@ -204,7 +205,7 @@ class LocalExecutor:
 
     def activity(self, folder: RunFolder, attempt: int, record: Record) -> Activity | None:
         roots = {known.pid for known in (record.shim, record.trainer) if known and is_alive(known)}
-        if not roots:
+        if not roots or record.exit is not None:  # what it used is forgotten with its exit
             return None
         now = time.monotonic()
         if now - self._table_at > TABLE_SECONDS or not roots <= set(self._table):

@@ -34,7 +34,7 @@ class Gpus(Protocol):
     def by_index(self) -> dict[int, str] | None:
         """The uuids of the visible GPUs that work, by the number that nvidia-smi shows; empty on a machine without.
 
-        None: not known (yet), or none works.
+        None: not known (yet), or none works. While a reading is on its way the last known ones hold.
         """
 
     def sample(self) -> list[dict[str, Any]] | None:
@@ -76,7 +76,9 @@ class NvmlGpus:
     def by_index(self) -> dict[int, str] | None:
         now = self._clock()
         if now - self._newest.begun > LISTED_SECONDS and not self._fetch(now):
-            return None
+            asked = self._asked  # None: it came in this moment
+            if asked is not None and (now - asked > PATIENCE_SECONDS or not self._was_read):
+                return None
         working = [gpu for gpu in self._newest.samples or [] if gpu["uuid"] and not gpu["problem"]]
         usable = {int(gpu["index"]): str(gpu["uuid"]) for gpu in working}
         return None if self._seen and not usable else usable
@@ -127,6 +129,10 @@ class NvmlGpus:
             self._asked = None
         with contextlib.suppress(Exception):
             self._nvml.close()
+
+    @property
+    def _was_read(self) -> bool:
+        return self._newest.begun > float("-inf")
 
     def _shown(self, samples: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         if samples is not None:

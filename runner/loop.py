@@ -75,6 +75,7 @@ class Runner:
         self.listed = False
         """Whether the last poll saw which runs there are."""
         self._queue = Queue(clock)
+        self._installation_trouble = ""
 
     def may_wait(self, hints: set[str]) -> bool:
         """Whether these hints are of live runs alone: a trainer's steps need no turn each, requests do."""
@@ -89,7 +90,7 @@ class Runner:
         self._each(live, self.answer)
         if self.shutting_down:
             self._each(live, self.stop_for_shutdown)
-        else:
+        elif self.installation.known:  # before that the queue may be paused
             self.start_waiting(live)
         self._each(live, self.watch_children)
         self._each(live, self.sample)
@@ -153,8 +154,13 @@ class Runner:
     def _read_installation(self, *, thorough: bool) -> None:
         try:
             self.installation.read(thorough=thorough)
+            self._installation_trouble = ""
         except OSError as error:  # what was said last holds
-            log.warning("%s: %s", self.outputs / ".events.jsonl", error)
+            trouble = f"{self.outputs / '.events.jsonl'} can't be read: {error}"
+            trouble += "" if self.installation.known else "; no run is started before it can"
+            if trouble != self._installation_trouble:
+                log.warning("%s", trouble)
+            self._installation_trouble = trouble
 
     def _read(self, run: Run) -> None:
         run.refresh()

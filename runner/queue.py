@@ -22,15 +22,16 @@ class Queue:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._no_gpu_since: float | None = None
-        self._seen: set[str] = set()
+        self._seen: dict[int, str] = {}
         """Every GPU that was ever there."""
 
     def turns(self, runner: Runner) -> list[Turn]:
         """What each queued run gets now."""
         found = runner.gpus.by_index()
         gpus = found or {}
-        self._seen.update(gpus.values())
-        machine = Machine(gpus, runner.cpu_slots, self._gpus_may_come(gpus), answers=found is not None)
+        self._seen |= gpus
+        may_come, answers = self._gpus_may_come(gpus), found is not None
+        machine = Machine(gpus, runner.cpu_slots, may_come, answers, seen=self._seen)
         now = self._clock.now().timestamp()
         return line_up(list(runner.runs.values()), machine, now, paused=runner.installation.paused)
 

@@ -7,7 +7,7 @@ that wants two is not starved by many that want one; what it does not wait for p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fluxcore.config.gpu_ids import NoSuchGpu, choose_gpus, parse_gpu_ids
 from fluxcore.log import parse_ts
@@ -16,6 +16,7 @@ from .run import Run
 
 BACKOFF_SECONDS = 5.0
 PAUSED = "./fluxgym queue resume (the queue is paused)"
+TO_RETURN = "to work again (see what nvidia-smi says; restart the machine, or choose another with gpu_ids)"
 NO_ANSWER = "a GPU that works (see what nvidia-smi says; restart the machine if it says nothing)"
 
 
@@ -38,13 +39,15 @@ class Machine:
     """What there is to give: GPUs (uuid by nvidia-smi's number), or slots where there are none.
 
     `gpus_may_come`: there is no GPU to be seen, but the driver may still be starting. `answers` off: there are GPUs,
-    but their driver gives no answer, or none of them works; that makes it no machine without.
+    but their driver gives no answer, or none of them works; that makes it no machine without. `seen`: all that there
+    ever were, those that are missing now included.
     """
 
     gpus: Mapping[int, str]
     cpu_slots: int
     gpus_may_come: bool = False
     answers: bool = True
+    seen: Mapping[int, str] = field(default_factory=dict)
 
 
 def line_up(runs: list[Run], machine: Machine, now: float, *, paused: bool = False) -> list[Turn]:
@@ -93,7 +96,11 @@ class _Line:
         if not gpus and self.machine.gpus_may_come and (names or had_gpus(run)):
             return [], f"GPU {', '.join(names)} to appear" if names else "a GPU to appear"
         if names:
-            wanted = choose_gpus(names, gpus)
+            try:
+                wanted = choose_gpus(names, gpus)
+            except NoSuchGpu:
+                choose_gpus(names, {**self.machine.seen, **gpus})
+                return [], f"GPU {', '.join(names)} {TO_RETURN}"  # nothing is kept for it: that may take for ever
             busy = [uuid for uuid in wanted if uuid in self.used_by or uuid in self.kept_for]
             reason = f"GPU {', '.join(names)} ({self._holding(busy)})" if busy else ""
             self.kept_for |= {uuid: run.name for uuid in wanted if uuid not in self.kept_for}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import signal
 import stat
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fluxcore.alerts import add_target, is_shared, load_targets, pending, remove_target
+from fluxcore.alerts import add_target, is_shared, load_targets, pending, remove_target, targets
 from fluxcore.alerts.message import DeliveryError, Message, compose
 from fluxcore.alerts.sending import tell
 from fluxcore.alerts.targets import Target
@@ -103,7 +106,8 @@ def test_the_file_is_the_owners_alone_from_the_start(tmp_path: Path, monkeypatch
     assert SECRET not in repr(load_targets(tmp_path))
     remove_target(tmp_path, "phone")
     assert [(one.name, one.kinds) for one in load_targets(tmp_path)] == [("mail", {"failed"})]
-    assert sorted(os.listdir(tmp_path)) == [".alerts.json"]
+    assert sorted(os.listdir(tmp_path)) == [".alerts.json", ".alerts.lock"]
+    assert (tmp_path / ".alerts.lock").read_bytes() == b""
     (tmp_path / ".alerts.json").chmod(0o644)
     assert is_shared(tmp_path)
 
@@ -130,13 +134,42 @@ def test_a_refusal_repeats_nothing_that_was_given_for_an_address(tmp_path: Path,
 
 @pytest.mark.parametrize(
     "text",
-    [SECRET, f'{{"targets": [{{"name": "a", "url": "{SECRET}"}}]}}', f'["{SECRET}"]', f'{{"targets": ["{SECRET}"]}}'],
+    [
+        '{"targets": [{"name": "phone", "url": null}]}',
+        '{"targets": [{"name": null, "url": "json://host"}]}',
+        SECRET,
+        f'{{"targets": [{{"name": "a", "url": "{SECRET}"}}]}}',
+        f'["{SECRET}"]',
+        f'{{"targets": ["{SECRET}"]}}',
+    ],
 )
 def test_a_broken_file_is_one_sentence_without_its_words(tmp_path: Path, text: str) -> None:
     (tmp_path / ".alerts.json").write_text(text)
     with pytest.raises(UserError, match="mend it") as caught:
         load_targets(tmp_path)
     assert SECRET not in str(caught.value)
+
+
+def test_two_that_are_added_at_once_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_read = threading.Barrier(2)
+    read = targets._from_file
+
+    def read_together(file: Path) -> list[Target]:
+        found = read(file)
+        with contextlib.suppress(threading.BrokenBarrierError):  # the second one waits until the first has written
+            both_read.wait(0.2)
+        return found
+
+    monkeypatch.setattr(targets, "_from_file", read_together)
+    adding = [threading.Thread(target=add_target, args=(tmp_path, name, "json://host")) for name in ("mail", "phone")]
+    for thread in adding:
+        thread.start()
+    for thread in adding:
+        thread.join()
+    monkeypatch.undo()
+    assert [one.name for one in load_targets(tmp_path)] == ["mail", "phone"]
+    with pytest.raises(UserError, match="mail, phone"):
+        remove_target(tmp_path, "other")
 
 
 def test_the_environment_has_targets_too_and_they_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +325,28 @@ def test_the_words_of_a_stall_that_is_resumed_and_of_the_resume(world: World) ->
     assert "Attempt 2 began from cat-step00000004-state." in resumed.body
 
 
+def test_a_resume_that_is_refused_is_told(world: World) -> None:
+    """Before it people were told that the run goes on by itself."""
+    target(world, "phone")
+    world.start("cat", auto_resume=1)
+    world.train("cat", 1, 12)
+    world.checkpoint("cat", 12)
+    world.trainer("cat").exit(1)
+    world.turns(2)
+    assert "It resumes by itself" in words(world, "cat").body
+    world.host.free_gib = 0.01
+    world.turns(10, 1.0)
+    assert world.types("cat")[-1] == "request.refused"
+    said = words(world, "cat")
+    assert said.title == "cat does not go on by itself at step 12 of 1000"
+    assert "can't: cat needs about" in said.body and "To resume: ./fluxgym resume cat" in said.body
+    assert told(world, "cat") == [("failed", "phone")] * 2
+    world.ask("cat", "latest", "resume")
+    world.turns(2)
+    assert world.types("cat").count("request.refused") == 2
+    assert told(world, "cat") == [("failed", "phone")] * 2, "a person sees what is refused to him"
+
+
 def test_the_words_of_an_end_with_its_title_and_of_low_disk(world: World) -> None:
     world.start("cat")
     world.train("cat", 1, 5)
@@ -413,7 +468,43 @@ def test_what_was_sent_is_written_down_however_long_the_disk_is_full(
         return append(self, type, *args, **options)
 
     monkeypatch.setattr(EventLog, "append", full)
-    monkeypatch.setattr("fluxcore.alerts.sending.time.sleep", lambda seconds: None)
+    alarms: list[float] = []
+    monkeypatch.setattr(
+        "fluxcore.alerts.sending.time.sleep", lambda _: alarms.append(signal.getitimer(signal.ITIMER_REAL)[0])
+    )
     post = Post()
-    telling(world, "cat", post)
+    signal.alarm(1000)  # as `main` sets it against a try that hangs
+    try:
+        telling(world, "cat", post)
+    finally:
+        signal.alarm(0)
+    assert alarms and set(alarms) == {0.0}, "nothing ends it while it waits for the disk"
     assert len(post.sent) == 1 and outcomes(world, "cat") == [("alert.sent", "phone", "failed", None)]
+
+
+def test_an_outcome_that_is_written_late_has_the_attempt_of_its_own_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target(world, "mail")
+    target(world, "phone")
+    world.start("cat", auto_resume=1)
+    world.train("cat", 1, 4)
+    world.checkpoint("cat", 4)
+    world.trainer("cat").exit(1)
+    world.turns(10, 1.0)
+    full = OSError(28, "No space left on device")
+    append = EventLog.append
+    kept: list[str] = []
+
+    def late(self: EventLog, type: str, data: Any = None, **options: Any) -> Any:
+        if type.startswith("alert.") and len(kept) < 1:
+            kept.append(type)
+            world.complete("cat")  # the attempt ends while the first outcome waits
+            raise full
+        return append(self, type, data, **options)
+
+    monkeypatch.setattr(EventLog, "append", late)
+    monkeypatch.setattr("fluxcore.alerts.sending.time.sleep", lambda seconds: None)
+    telling(world, "cat", Post())
+    attempts = [event.attempt for event in world.events("cat") if event.type == "alert.sent"]
+    assert attempts == [2, None, None, None]

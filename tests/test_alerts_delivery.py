@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from email import message_from_bytes
 from email.header import decode_header, make_header
@@ -337,7 +336,8 @@ def test_a_runner_that_is_killed_while_it_tells_tells_nobody_twice_and_no_secret
     assert SECRET.encode() not in command and in_environment.encode() not in command
     place.kill_runner()
     ensure_runner(place.outputs)
-    time.sleep(0.5)  # the next runner has seen the news by now
+    wait_until(lambda: set(sending_processes(place.outputs)) - set(workers))  # the next runner tries to tell as well
+    wait_until(lambda: sending_processes(place.outputs) == workers)
     hook.hold.set()
     wait_until(lambda: len(alert_names(place, "cat")) == 2)
     wait_until(lambda: sending_processes(place.outputs) == [])

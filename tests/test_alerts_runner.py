@@ -10,6 +10,8 @@ import pytest
 
 from fluxcore.alerts.message import DeliveryError
 from fluxcore.log import EventLog
+from runner.alerts import Alerts
+from runner.run import Run
 from tests.fakes import World
 from tests.test_alerts import SECRET, Post, failed, outcomes, target, telling
 
@@ -102,7 +104,7 @@ def test_a_dead_target_is_tried_later_and_later_and_given_up_after_an_hour(told:
     failed(told.world)
     told.world.turns(5000, 1.0)
     waits = [round(later - earlier) for earlier, later in zip(tries, tries[1:], strict=False)]
-    assert waits[:5] == [5, 16, 46, 136, 301] and set(waits[4:]) == {301}, waits  # the turn that sees the end counts
+    assert waits[:5] == [5, 15, 45, 135, 300] and set(waits[4:]) == {300}, waits
     assert 3300 <= tries[-1] - tries[0] < 3600
     assert outcomes(told.world, "cat") == [
         ("alert.failed", "phone", "failed", "it can't be reached, or did not answer")
@@ -247,6 +249,50 @@ def test_an_error_that_nobody_foresaw_stays_out_of_the_loop_and_its_words_out_of
     told.world.train("dog", 1, 5)
     assert told.world.state("dog").step == 5
     assert caplog.text.count("alerts: a step failed with RuntimeError") == 1 and SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["runner.alerts.load_targets", "runner.alerts.recent"])
+def test_no_error_leaves_the_loop_without_a_pause(told: Told, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """What stays due would be tried again in every turn, as fast as the machine can."""
+    calls: list[int] = []
+
+    def breaks(*_: object) -> None:
+        calls.append(1)
+        raise RuntimeError(SECRET)
+
+    failed(told.world, "dog")
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, breaks)
+        failed(told.world)
+        told.world.turns(10)
+        assert calls and told.world.runner.turn() >= 1.0
+    told.world.turns(10, 1.0)
+
+
+def test_a_target_without_an_address_costs_nothing_and_is_said(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    (told.world.outputs / ".alerts.json").write_text('{"targets": [{"name": "phone", "url": null}]}')
+    failed(told.world)
+    assert told.world.runner.turn() >= 1.0
+    assert caplog.text.count("can't be understood; mend it") == 1
+
+
+def test_one_runs_trouble_keeps_no_other_from_being_told(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Alerts._look
+
+    def breaks(self: Alerts, run: Run, now: float) -> None:
+        if run.name == "cat":
+            raise RuntimeError(SECRET)
+        look(self, run, now)
+
+    monkeypatch.setattr(Alerts, "_look", breaks)
+    told.world.cpu_slots = told.world.runner.cpu_slots = 2
+    told.world.start("cat", auto_resume=1)
+    told.world.train("cat", 1, 4)
+    told.world.checkpoint("cat", 4)
+    told.world.trainer("cat").exit(1)
+    told.world.turns(10, 1.0)
+    failed(told.world, "dog")
+    assert told.world.state("cat").live_attempt and told.sender.runs == ["dog"]
 
 
 def test_a_deleted_run_is_forgotten(told: Told) -> None:

@@ -391,6 +391,42 @@ def test_a_half_written_checkpoint_is_not_counted_twice(world: World) -> None:
     assert "stop.requested" in world.types("cat", "stop.")
 
 
+def test_the_saves_of_another_run_neither_take_a_warning_back_nor_repeat_it(world: World) -> None:
+    world.cpu_slots = world.runner.cpu_slots = 2
+    for name in ("cat", "dog"):
+        world.start(name, **BIG)
+        world.train(name, 1, 3)
+    world.host.free_gib = 14.0  # enough for both, not for two rounds; for one run alone it is plenty
+    for _ in range(4):
+        for phase in ("train", "save"):
+            world.trainer("dog").log.append("phase.started", {"phase": phase})
+            world.turns(12, 1.0)
+    assert world.types("cat", "disk.") == world.types("dog", "disk.") == ["disk.low"]
+    world.trainer("dog").log.append("phase.started", {"phase": "train"})
+    world.host.free_gib = 60.0
+    world.turns(12, 1.0)
+    assert world.types("cat", "disk.") == world.types("dog", "disk.") == ["disk.low", "disk.cleared"]
+
+
+def test_a_dataset_that_can_not_be_read_does_not_switch_the_guard_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.cpu_slots = world.runner.cpu_slots = 2
+
+    def read(folder: Path) -> list[Path]:
+        if folder.parent.name == "cat":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return []
+
+    monkeypatch.setattr("runner.disk.list_pictures", read)
+    for name in ("cat", "dog"):
+        world.start(name, **BIG)
+        world.train(name, 1, 3)
+    world.host.free_gib = 3.0
+    world.turns(12, 1.0)
+    assert "disk.low" in world.types("dog", "disk.") and "disk.low" in world.types("cat", "disk.")
+
+
 def test_of_two_runs_the_younger_is_stopped_and_then_the_other_has_room(world: World) -> None:
     world.cpu_slots = world.runner.cpu_slots = 2
     world.start("old", **BIG)

@@ -217,7 +217,7 @@ print(json.dumps([seen, waited]))
 """
     seen, waited = read(driver, steer, code)
     assert (seen[0][0]["utilization_percent"], seen[1]) == (50, {"0": "GPU-a"})
-    assert seen[2:4] == [None, None], "on its way"
+    assert seen[2:4] == [None, {"0": "GPU-a"}], "on its way"
     unknown = seen[4][0]
     assert (unknown["uuid"], unknown["problem"], unknown["utilization_percent"]) == ("GPU-a", "no_answer", None)
     assert seen[5] is None, "no machine without GPUs"
@@ -292,19 +292,21 @@ def test_a_reading_that_comes_too_late_is_thrown_away_but_for_what_adds_up(slow:
     now[0] += 600.0
     assert gpus.sample() == [reading(None, "no_answer")] and driver.calls == 2, "it is asked once"
     driver.answer(gpus, [reading(99)])
-    assert gpus.sample() is None and gpus.by_index() is None
+    assert gpus.sample() is None
     driver.answer(gpus, [reading(7)])
     assert gpus.sample() == [reading(7)]
 
 
 def test_which_gpus_there_are(slow: Slow) -> None:
     driver, gpus, now = slow
+    before: list[dict[int, str] | None] = [None]
 
     def ask(answer: Any) -> dict[int, str] | None:
         now[0] += 10.0
-        assert gpus.by_index() is None
+        assert gpus.by_index() == before[-1], "while it is on its way the last known ones hold"
         driver.answer(gpus, answer)
-        return gpus.by_index()
+        before.append(gpus.by_index())
+        return before[-1]
 
     one, two = reading(), reading(uuid="GPU-b", index=1)
     assert ask(None) == {}, "no driver, no GPUs"
@@ -313,6 +315,12 @@ def test_which_gpus_there_are(slow: Slow) -> None:
     assert ask([reading(None, "lost"), two]) == {1: "GPU-b"}, "a lost one is offered to nobody"
     assert ask([reading(None, "lost"), reading(None, "lost", "GPU-b", 1)]) is None, "that makes it no machine without"
     assert ask(None) is None
+    assert ask([one]) == {0: "GPU-a"}
+    now[0] += 10.0
+    assert gpus.by_index() == {0: "GPU-a"}
+    now[0] += 3.1
+    assert gpus.by_index() is None, "its driver gives no answer"
+    driver.answer(gpus, [one])
 
 
 def test_a_driver_that_surprises_is_one_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

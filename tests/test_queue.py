@@ -156,6 +156,24 @@ def test_a_gpu_that_does_not_exist_is_refused_with_a_sentence_and_the_others_go_
     assert two.types("right")[-1] == "run.started"
 
 
+def test_a_chosen_gpu_that_was_there_and_is_lost_is_waited_for(two: World) -> None:
+    ask(two, "cat", gpu_ids="0,1", auto_resume=1)
+    two.train("cat", 1, 3)
+    two.checkpoint("cat", 3)
+    two.gpus.more["b"] = {"problem": "lost"}
+    two.trainer("cat").exit(1)
+    two.turns(40, 1.0)
+    assert waits(two, "cat").startswith("1: GPU 0, 1 to work again (see what nvidia-smi says")
+    ask(two, "any")
+    assert two.last("any", "run.started").data["gpus"] == ["a"], "the other one is not kept for it"
+    two.complete("any")
+    del two.gpus.more["b"]
+    two.turns(2)
+    assert two.last("cat", "run.started").data["gpus"] == ["a", "b"]
+    ask(two, "never", gpu_ids="7")
+    assert "there is no GPU 7 here" in two.state("never").refusal
+
+
 def test_after_a_restart_the_driver_may_come_late(two: World) -> None:
     """The run had a GPU: it must not go on without, nor be refused, because the machine shows none for a moment."""
     ask(two, "named", gpu_ids="1")
@@ -224,6 +242,7 @@ def test_an_automatic_request_that_is_refused_is_not_asked_for_again_and_again(t
     two.checkpoint("cat", 3)
     del two.gpus.uses["b"]
     two.trainer("cat").exit(1)
+    two.new_runner()  # it has never seen that GPU
     two.turns(40, 1.0)
     assert two.types("cat").count("request.refused") == 1
     assert two.types("cat").count("run.requested") == 2 and two.state("cat").state == "failed"
@@ -322,6 +341,58 @@ def test_an_installation_log_that_can_not_be_read_leaves_things_as_they_were(wor
     log.mkdir()
     ask(world, "cat")
     assert waits(world, "cat") == f"1: {PAUSED}"
+
+
+def test_a_pause_that_was_read_before_another_file_broke_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.turns()
+    pause_queue(world.outputs, "cli")
+    (world.outputs / ".events.other-1.jsonl").write_bytes(b"")
+    break_reading(monkeypatch, ".events.other-1.jsonl")
+    ask(world, "cat")
+    world.turns(5, 1.0)
+    assert caplog.text.count("Input/output error") == 1, "it is said once"
+    monkeypatch.undo()
+    ask(world, "dog")
+    assert world.state("cat").live_attempt, "what was said last held"
+    assert waits(world, "dog") == "1: ./fluxgym queue resume (the queue is paused)"
+    resume_queue(world.outputs, "cli")
+    world.complete("cat")
+    world.turns()
+    assert world.types("dog")[-1] == "run.started"
+
+
+def test_a_new_runner_starts_nothing_before_it_knows_whether_the_queue_is_paused(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask(world, "old")
+    pause_queue(world.outputs, "cli")
+    ask(world, "cat")
+    break_reading(monkeypatch, ".events.jsonl")
+    world.new_runner()
+    world.turns(10, 1.0)
+    world.complete("old")
+    assert world.state("cat").state == "queued" and world.state("old").state == "completed"
+    assert caplog.text.count("no run is started before it can") == 1
+    monkeypatch.undo()
+    world.turns()
+    assert waits(world, "cat") == "1: ./fluxgym queue resume (the queue is paused)"
+    resume_queue(world.outputs, "cli")
+    world.turns()
+    assert world.types("cat")[-1] == "run.started"
+
+
+def break_reading(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A file of that name gives an I/O error."""
+    read = LogReader.read_lines
+
+    def broken(self: LogReader, *size: int) -> bytes:
+        if self.path.name == name:
+            raise OSError(5, "Input/output error", str(self.path))
+        return read(self, *size)
+
+    monkeypatch.setattr(LogReader, "read_lines", broken)
 
 
 def test_the_line_as_the_app_shows_it(world: World) -> None:

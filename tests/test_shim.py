@@ -14,7 +14,7 @@ import pytest
 
 from fluxcore.runs import RunFolder
 from fluxcore.runs.processes import Identity, identify, is_alive
-from runner.executor import SHIM, LocalExecutor, Record
+from runner.executor import SHIM, Launch, LocalExecutor, Record
 from runner.shim import CLAIMED, claim
 from tests.place import wait_until
 
@@ -140,3 +140,19 @@ def test_an_attempt_that_the_runner_gave_up_is_served_by_no_late_shim(tmp_path: 
     late = subprocess.run([sys.executable, "-I", "-S", str(SHIM), json.dumps(order)])
     assert late.returncode == CLAIMED and not (place / "process.json").exists()
     assert claim(folder.attempt(2)) and not executor.give_up(folder, 2), "a shim came first"
+
+
+def test_nothing_of_an_attempt_is_remembered_once_its_exit_is_known(tmp_path: Path) -> None:
+    """A runner lives for months."""
+    folder = RunFolder(tmp_path / "cat")
+    executor = LocalExecutor()
+    folder.path.mkdir()
+    executor.spawn(Launch(folder, 1, [sys.executable, "-c", "input()"]))
+    executor.spawn(Launch(folder, 2, [sys.executable, "-c", "import time; time.sleep(60)"]))
+    running = wait_until(lambda: (found := executor.look(folder, 2)).trainer and found)
+    assert executor.activity(folder, 2, running) is not None and executor._usage
+    assert executor.signal(running.trainer, signal.SIGKILL)
+    ended = wait_until(lambda: (found := executor.look(folder, 2)).exit and found)
+    assert executor.activity(folder, 2, ended) is None, "nor does a shim that is not gone yet bring it back"
+    wait_until(lambda: executor.look(folder, 1).exit)
+    assert executor._usage == executor._started == {}

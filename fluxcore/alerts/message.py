@@ -63,6 +63,9 @@ def _completed(state: RunState, news: News, folder: RunFolder) -> tuple[str, lis
 
 def _failed(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
     reason = str(news.data.get("reason") or "crash")
+    if "request" in news.data:  # the resume was refused
+        why = f"It was to resume by itself and can't: {reason}."
+        return f"does not go on by itself {_at(news)}", [why, *_going_on(state, news, folder)]
     return f"failed {_at(news)} ({reason})", [str(news.data.get("hint") or ""), *_going_on(state, news, folder)]
 
 

@@ -96,7 +96,7 @@ class _Outcomes:
     """Writes `alert.sent` and `alert.failed`."""
 
     def __init__(self, log: EventLog, reader: FolderReader, state: RunState, now: Callable[[], datetime]) -> None:
-        self._log, self._patient = log, PatientLog(log)
+        self._patient = PatientLog(log)
         self._reader, self._state, self._now = reader, state, now
 
     def settle(self, item: Pending, error: str | None, *, final: bool = True) -> None:
@@ -106,10 +106,10 @@ class _Outcomes:
         with contextlib.suppress(OSError):
             _read(self._reader, self._state)
         live = self._state.live_attempt
-        self._log.attempt = live.number if live else None
         masked = item.target.masked if item.target else ""
         data = {"name": item.name, "target": masked, "event": item.news.event, "kind": item.news.kind, "error": error}
-        self._patient.append("alert.sent" if error is None else "alert.failed", data)
+        kind = "alert.sent" if error is None else "alert.failed"
+        self._patient.append(kind, data, attempt=live.number if live else None)
 
     def finish(self, folder: RunFolder) -> None:
         """Wait until all of it is in the log, while there is one."""

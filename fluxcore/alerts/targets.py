@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from fluxcore.log import utc_now
 from fluxcore.runs.news import KINDS
 
 ALERTS_FILE = ".alerts.json"
+LOCK_FILE = ".alerts.lock"
 ENVIRONMENT = "FLUXGYM_ALERTS"
 RESERVED = ("all", "off")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://\S+")
@@ -58,24 +61,26 @@ def add_target(outputs: Path, name: str, url: str, kinds: Iterable[str] = KINDS)
     chosen = check_kinds(kinds)
     if not is_url(url):
         raise UserError("that is no address for alerts: one looks like ntfys://ntfy.sh/my-topic (see docs/alerts.md)")
-    there = _from_file(outputs / ALERTS_FILE)
-    if any(target.name == name for target in there):
-        raise UserError(f"there is an alert target {name!r} already; remove it first, or choose another name")
-    added = Target(name, url.strip(), chosen, utc_now())
     outputs.mkdir(parents=True, exist_ok=True)
-    _write(outputs / ALERTS_FILE, [*there, added])
+    with _alone(outputs):
+        there = _from_file(outputs / ALERTS_FILE)
+        if any(target.name == name for target in there):
+            raise UserError(f"there is an alert target {name!r} already; remove it first, or choose another name")
+        added = Target(name, url.strip(), chosen, utc_now())
+        _write(outputs / ALERTS_FILE, [*there, added])
     return added
 
 
 def remove_target(outputs: Path, name: str) -> None:
     """Forget a target of `.alerts.json`. Raises UserError where there is none of that name."""
-    there = _from_file(outputs / ALERTS_FILE)
-    left = [target for target in there if target.name != name]
-    if len(left) == len(there):
-        if any(target.name == name for target in from_environment(os.environ.get(ENVIRONMENT, ""))):
-            raise UserError(f"the alert target {name!r} comes from ${ENVIRONMENT}; take it out there")
-        raise no_target(name, there)
-    _write(outputs / ALERTS_FILE, left)
+    with _alone(outputs):
+        there = _from_file(outputs / ALERTS_FILE)
+        left = [target for target in there if target.name != name]
+        if len(left) == len(there):
+            if any(target.name == name for target in from_environment(os.environ.get(ENVIRONMENT, ""))):
+                raise UserError(f"the alert target {name!r} comes from ${ENVIRONMENT}; take it out there")
+            raise no_target(name, there)
+        _write(outputs / ALERTS_FILE, left)
 
 
 def find_target(outputs: Path, name: str) -> Target:
@@ -153,9 +158,20 @@ def _from_file(file: Path) -> list[Target]:
 def _target(entry: dict[str, Any]) -> Target:
     target = Target(entry["name"], entry["url"], check_kinds(entry.get("events", KINDS)), entry.get("added", ""))
     check_name(target.name)
-    if not is_url(target.url) or not isinstance(target.added, str):
+    if not isinstance(target.url, str) or not is_url(target.url) or not isinstance(target.added, str):
         raise ValueError
     return target
+
+
+@contextmanager
+def _alone(outputs: Path) -> Iterator[None]:
+    """Of two that change the file at once the second waits; where the disk knows no locks, or nothing can be written
+    at all, nobody does."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock = stack.enter_context(open(outputs / LOCK_FILE, "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _write(file: Path, targets: list[Target]) -> None:

@@ -233,7 +233,7 @@ class PatientLog:
         """Wrap `log`; past `capacity` waiting events the oldest are dropped, and counted in `dropped`."""
         self._log = log
         self._clock = clock
-        self._waiting: deque[tuple[str, dict[str, Any], bool | None, str]] = deque()
+        self._waiting: deque[tuple[str, dict[str, Any], int | None, bool | None, str]] = deque()
         self._capacity = capacity
         self._retry_at = 0.0
         self.dropped = 0
@@ -243,9 +243,16 @@ class PatientLog:
         """How many events are not yet in the log."""
         return len(self._waiting)
 
-    def append(self, type: str, data: dict[str, Any] | None = None, *, durable: bool | None = None) -> None:
-        """Append, or keep the event for later; never raises."""
-        self._waiting.append((type, data or {}, durable, self._log.now()))
+    def append(
+        self,
+        type: str,
+        data: dict[str, Any] | None = None,
+        *,
+        attempt: int | None = None,
+        durable: bool | None = None,
+    ) -> None:
+        """Append, or keep the event for later, as of now; never raises."""
+        self._waiting.append((type, data or {}, attempt, durable, self._log.now()))
         if len(self._waiting) > self._capacity:
             self._waiting.popleft()
             self.dropped += 1
@@ -255,9 +262,9 @@ class PatientLog:
     def flush(self) -> bool:
         """Try to write what waits, in order; True when nothing waits any more."""
         while self._waiting:
-            type, data, durable, ts = self._waiting[0]
+            type, data, attempt, durable, ts = self._waiting[0]
             try:
-                self._log.append(type, data, durable=durable, ts=ts)
+                self._log.append(type, data, attempt=attempt, durable=durable, ts=ts)
             except EventError as error:
                 log.error("an event was dropped: %s", error)
                 self.dropped += 1

@@ -19,12 +19,20 @@ STEM = ".events"
 
 
 class Installation:
-    """Follows the installation's log. `paused` (with `paused_since` and `reason`): no run is started."""
+    """Follows the installation's log. `paused` (with `paused_since` and `reason`): no run is started.
+
+    `known`: whether it could be read once; before that nobody can tell whether the queue is paused.
+    """
 
     def __init__(self, outputs: Path) -> None:
-        self._reader = FolderReader(outputs, STEM)
+        self._outputs = outputs
         self._file = outputs / f"{STEM}.jsonl"
         self._size = -1
+        self._reader: FolderReader | None = None
+        self.known = False
+        self._forget()
+
+    def _forget(self) -> None:
         self.paused = False
         self.paused_since: str | None = None
         self.reason = ""
@@ -32,16 +40,26 @@ class Installation:
         """The runners (pid, start ticks, boot) that are asked to stop all runs and to end."""
 
     def read(self, *, thorough: bool = True) -> None:
-        """Fold in what came. Not `thorough`: only where the main file has grown, which costs next to nothing."""
+        """Fold in what came. Not `thorough`: only where the main file has grown, which costs next to nothing.
+
+        Raises OSError; then what was said last holds, and the next one begins at the start.
+        """
         try:
             size = os.stat(self._file).st_size
         except FileNotFoundError:
             size = -1
         if not thorough and size == self._size:
             return
-        for event in self._reader.read_new():
-            self._apply(event)
         self._size = size
+        reader, self._reader = self._reader, None  # what a reading that fails had read already is lost with it
+        anew = reader is None
+        reader = reader or FolderReader(self._outputs, STEM)
+        events = reader.read_new()
+        if anew:
+            self._forget()
+        for event in events:
+            self._apply(event)
+        self._reader, self.known = reader, True
 
     def _apply(self, event: Event) -> None:
         if event.type == "queue.paused":

@@ -17,10 +17,12 @@ KIND_OF = {
     "run.started": "resumed",
     "run.stopped": "stopped",
     "disk.low": "disk",
+    "request.refused": "failed",
 }
-"""The kind of news by type of event. Of starts the automatic ones count, of stops those that no person asked for."""
+"""The kind of news by type of event. Of starts and refusals the automatic ones count, of stops those that no person
+asked for."""
 
-KINDS = tuple(KIND_OF.values())
+KINDS = tuple(dict.fromkeys(KIND_OF.values()))
 OUTCOMES = frozenset({"alert.sent", "alert.failed"})
 NOTED = OUTCOMES | KIND_OF.keys()
 RECENT = 16
@@ -71,6 +73,8 @@ def take_note(state: RunState, event: Event) -> None:
 def _counts(state: RunState, event: Event) -> bool:
     if event.type == "run.started":
         return state.attempt is not None and state.attempt.is_automatic
+    if event.type == "request.refused":  # one that came too late is none: the run goes on
+        return state.automatic_refused and not state.is_busy
     if event.type == "run.stopped":
         return event.data.get("reason") not in (None, "", "user")
     return True
