@@ -330,6 +330,16 @@ def test_steps_are_counted_on_and_timed_but_for_what_held_them_up(tmp_path: Path
     assert [data["done"] for _, data in place.events("phase.progress")] == [0, 4, 0]
 
 
+def test_a_save_stays_a_save_though_its_steps_loss_is_read_later(tmp_path: Path) -> None:
+    report = (place := Place(tmp_path, Plan(0, 300, 30))).report
+    report.step(Step(3, 0.5, 8e-4, 1000.0))
+    report.heard([Bar("steps", 4, 300), Phase("save")], steps_too=False)
+    report.step(Step(4, 0.4, 8e-4, 1002.0))
+    assert [data["phase"] for _, data in place.events("phase.started")] == ["train", "save"]
+    report.heard([Bar("steps", 5, 300)], steps_too=False)
+    assert [data["phase"] for _, data in place.events("phase.started")] == ["train", "save", "train"]
+
+
 def test_without_tensorboard_the_bar_tells_the_steps(tmp_path: Path) -> None:
     place = Place(tmp_path, Plan(0, 300, 30))
     bars = [Bar("steps", 0, 300), Bar("steps", 1, 300), Bar("steps", 1, 300, 0.5), Bar("steps", 4, 300, 0.25)]

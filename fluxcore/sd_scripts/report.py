@@ -62,7 +62,8 @@ class Report:
         """Report finished steps, up to this one. Raises TrainingError where its loss is no number any more."""
         if step.step <= self.done:
             return
-        self._train()
+        if self._phase not in ("sample", "save"):  # these begin with the step's end, and are heard of before its loss
+            self._train()
         seconds = None if self._since is None else max(0.0, step.wall_time - self._since) / (step.step - self.done)
         number = self._plan.first + step.step
         self._log.append(
