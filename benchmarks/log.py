@@ -162,9 +162,8 @@ def append(folder: Path, count: int) -> None:
         f"p50 {taken[count // 2] / 1000:.1f} µs, p99 {taken[count * 99 // 100] / 1000:.1f} µs (at most 15)"
     )
     line = (folder / "events.jsonl").read_bytes()[:512].split(b"\n")[0] + b"\n"
-    print(
-        f"  of that on this machine: JSON, lock, seek, write and unlock by themselves: {bare(folder, line, count):.1f} µs"
-    )
+    took = bare(folder, line, count)
+    print(f"  of that JSON, lock, seek, write and unlock by themselves, on this machine: {took:.1f} µs")
 
 
 def bare(folder: Path, line: bytes, count: int) -> float:
