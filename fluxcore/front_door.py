@@ -138,8 +138,8 @@ def get_active_trainings(*, outputs: AnyPath | None = None) -> list[dict[str, An
     """The sessions that are live, then those that ended within 24 hours, newest first.
 
     Each has `lora_name`, `status` ("running" or "recent"), `state`, `started` and `ended` (aware datetimes or None),
-    `epochs`, `checkpointing`, `monitoring`, `step`, `total_steps`, `loss`, `eta_seconds`, `resume_checkpoint`. A run
-    whose log can't be read is left out with a warning.
+    `epochs`, `steps` (what `max_train_steps` sets instead of epochs, or None), `checkpointing`, `monitoring`, `step`,
+    `total_steps`, `loss`, `eta_seconds`, `resume_checkpoint`. A run whose log can't be read is left out with a warning.
     """
     root = _outputs(outputs)
     sessions = []
@@ -203,7 +203,9 @@ def _session(state: RunState, outputs: Path) -> dict[str, Any]:
     elif ended and datetime.now(UTC) - ended < RECENT:
         status = "recent"
     attempt = state.attempt
-    config = state.served_config(attempt) if attempt else state.config
+    config = state.served_config(attempt) if attempt and not state.is_coming else state.config
+    if state.is_coming:  # nothing of the attempt before is the next one's
+        started = ended = None
     return {
         "lora_name": state.name,
         "status": status,
@@ -211,12 +213,13 @@ def _session(state: RunState, outputs: Path) -> dict[str, Any]:
         "started": started,
         "ended": ended,
         "epochs": config.get("max_train_epochs"),
+        "steps": config.get("max_train_steps") or None,
         "checkpointing": bool(config.get("enable_checkpointing", True)),
         "monitoring": state.monitoring,
-        "step": state.step,
+        "step": (state.coming_step or 0) if state.is_coming else state.step,
         "total_steps": state.total_steps or None,
-        "loss": state.loss,
-        "eta_seconds": state.eta_seconds,
+        "loss": None if state.is_coming else state.loss,
+        "eta_seconds": None if state.is_coming else state.eta_seconds,
         "resume_checkpoint": state.resume_checkpoint,
     }
 
@@ -228,7 +231,7 @@ def _markdown(session: dict[str, Any]) -> str:
     lines = [
         f"{light} **{session['lora_name']}** - {session['state'].capitalize()}",
         f"   - Started: {started}",
-        f"   - Epochs: {session['epochs']}",
+        f"   - Steps: {session['steps']}" if session["steps"] else f"   - Epochs: {session['epochs']}",
         f"   - Checkpointing: {tick[session['checkpointing']]}",
         f"   - Monitoring: {tick[session['monitoring']]}",
     ]

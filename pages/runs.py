@@ -81,14 +81,19 @@ def numbers(run: LiveRun) -> list[tuple[str, str]]:
     """What is known of a run in short."""
     state = run.state
     took = seconds_between(state.started, state.ended or state.updated) if state.started else None
+    about = [
+        ("base", str(state.config.get("base_model", ""))),
+        ("trigger", str(state.config.get("concept_sentence", ""))),
+    ]
+    if state.is_coming:  # what is known of steps and losses is of the attempt before
+        return [*about, ("created", words.clock(state.created))]
     return [
         ("steps", f"{state.step:,} / {state.total_steps:,}" if state.total_steps else ""),
         ("loss", words.loss(state.loss) if state.loss is not None else ""),
         ("best", words.loss(state.best_loss) if state.best_loss is not None else ""),
         ("started", words.clock(state.started) if state.started else ""),
         ("took" if state.ended else "so far", words.duration(took) if took is not None else ""),
-        ("base", str(state.config.get("base_model", ""))),
-        ("trigger", str(state.config.get("concept_sentence", ""))),
+        *about,
         ("created", words.clock(state.created) if not state.started else ""),
     ]
 

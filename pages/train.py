@@ -203,8 +203,13 @@ with right, st.container(border=True):
             st.caption("as set under “Steps (instead of epochs)”")
         else:
             batch = f" ÷ {config.train_batch_size} a step" if config.train_batch_size > 1 else ""
+            each = (
+                f" = {words.plural(config.steps_per_epoch(len(pictures)), 'step')} an epoch"
+                if batch and pictures
+                else ""
+            )
             st.caption(
-                f"{words.plural(len(pictures), 'picture')} × {words.plural(config.num_repeats, 'repeat')}{batch} "
+                f"{words.plural(len(pictures), 'picture')} × {words.plural(config.num_repeats, 'repeat')}{batch}{each} "
                 f"× {words.plural(config.max_train_epochs, 'epoch')}"
             )
     else:

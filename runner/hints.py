@@ -108,7 +108,7 @@ def lower_rate(facts: Facts) -> str:
     """What to do about a loss that is no number."""
     try:
         rate = float(facts.config["learning_rate"])
-        what = f"lower learning_rate from {facts.config['learning_rate']} to {rate / 4:.0e}".replace("e-0", "e-")
+        what = f"lower learning_rate from {facts.config['learning_rate']} to {_plain(rate / 4)}"
     except (KeyError, TypeError, ValueError):
         what = "lower learning_rate to a quarter"
     if facts.config.get("mixed_precision") == "fp16":
@@ -126,6 +126,11 @@ def tight_memory(facts: Facts) -> str:
     if left is None or left > TIGHT_MEMORY_GIB:
         return ""
     return f" (it had {left:.1f} GiB of memory left, so the system may have done it: lower workers and batch size)"
+
+
+def _plain(value: float) -> str:
+    """One digit as people write rates: `2e-4`, `0.3`, `2`."""
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < value < 0.01 else f"{float(f'{value:.1g}'):g}"
 
 
 def _whole(config: Mapping[str, Any], name: str) -> int | None:

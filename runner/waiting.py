@@ -102,20 +102,20 @@ class _Line:
                 choose_gpus(names, {**self.machine.seen, **gpus})
                 return [], f"GPU {', '.join(names)} {TO_RETURN}"  # nothing is kept for it: that may take for ever
             busy = [uuid for uuid in wanted if uuid in self.used_by or uuid in self.kept_for]
-            reason = f"GPU {', '.join(names)} ({self._holding(busy)})" if busy else ""
+            reason = f"GPU {', '.join(names)}, {self._holding(busy)}" if busy else ""
             self.kept_for |= {uuid: run.name for uuid in wanted if uuid not in self.kept_for}
             return wanted, reason
         if gpus:
             free = {i: uuid for i, uuid in gpus.items() if uuid not in self.used_by and uuid not in self.kept_for}
             if not free:
-                return [], f"{'a free GPU' if len(gpus) > 1 else 'the GPU'} ({self._holding(list(gpus.values()))})"
+                return [], f"{'a free GPU' if len(gpus) > 1 else 'the GPU'}, {self._holding(list(gpus.values()))}"
             index = min(free, key=lambda i: (str(i) in self.spoken_for or free[i] in self.spoken_for, i))
             self.kept_for[free[index]] = run.name
             return [free[index]], ""
         self.free_slots -= 1
         if self.free_slots >= 0:
             return [], ""
-        return [], f"the machine (used by {', '.join(self.holders) or 'another run'})"
+        return [], f"the machine, used by {', '.join(self.holders) or 'another run'}"
 
     def _holding(self, gpus: list[str]) -> str:
         users = sorted({self.used_by[uuid] for uuid in gpus if uuid in self.used_by})

@@ -135,14 +135,28 @@ def weights_url(run: LiveRun) -> str | None:
 
 def progress(state: RunState) -> float:
     """How far a run is, 0 to 1."""
-    return min(1.0, state.step / state.total_steps) if state.total_steps else 0.0
+    step = (state.coming_step or 0) if state.is_coming else state.step
+    return min(1.0, step / state.total_steps) if state.total_steps else 0.0
+
+
+def _coming_words(state: RunState) -> str:
+    """What the attempt that is asked for will do; "" for a run's first."""
+    if not state.attempts:
+        return ""
+    step = state.coming_step
+    if step is None:
+        return "will resume from a checkpoint"
+    return f"will resume from step {step:,}" if step else "will start again from step 0"
 
 
 def progress_words(state: RunState) -> str:
     """`step 480 / 960 · epoch 8 / 16 · ETA 21 min`, or what it does before the first step."""
     if state.state == "queued":
-        place = f", number {state.queue_position} in the queue" if state.queue_position else ""
-        return "waits for the runner" + place + (f" ({words.escape(state.waiting_for)})" if state.waiting_for else "")
+        place = f"number {state.queue_position} in the queue: " if state.queue_position else ""
+        waits = f"{place}waits for {words.escape(state.waiting_for or 'the runner')}"
+        return " · ".join(part for part in (waits, _coming_words(state)) if part)
+    if state.is_coming:
+        return _coming_words(state) or "loads"
     parts = []
     if state.total_steps:
         parts.append(f"step {state.step:,} / {state.total_steps:,}")
@@ -152,10 +166,7 @@ def progress_words(state: RunState) -> str:
         elif state.epoch:
             parts.append(f"epoch {state.epoch}")
     if state.phase and (state.phase != "train" or not state.total_steps):
-        counted = (
-            f" {state.phase_done:,.0f} / {state.phase_total:,.0f}" if state.phase_done and state.phase_total else ""
-        )
-        parts.append(f"{words.escape(state.phase)}{counted}")
+        parts.append(words.escape(words.phase(state.phase, state.phase_done, state.phase_total, state.phase_unit)))
     if state.state == "stopping":
         parts.append("saves a checkpoint and ends")
     elif state.eta_seconds is not None and state.phase == "train":
@@ -185,11 +196,18 @@ def _facts(state: RunState) -> list[tuple[str, str]]:
         ("speed", words.pace(state.seconds_per_step) if running and state.seconds_per_step else ""),
         ("loss", words.loss(state.loss) if running and state.loss is not None else ""),
         ("GPU", gpu_words(state)),
-        ("started", words.clock(state.started) if state.started and state.state != "queued" else ""),
-        ("epochs", str(state.config.get("max_train_epochs", ""))),
+        ("started", words.clock(state.started) if state.started and not state.is_coming else ""),
+        length(state),
         ("checkpoints", "on" if state.config.get("enable_checkpointing") else "off"),
         ("monitoring", "on" if state.monitoring else "off"),
     ]
+
+
+def length(state: RunState) -> tuple[str, str]:
+    """What its config sets: its steps, or its epochs."""
+    if steps := state.config.get("max_train_steps"):
+        return "steps", f"{steps:,}"
+    return "epochs", str(state.config.get("max_train_epochs", ""))
 
 
 def _ended_words(run: LiveRun) -> str:

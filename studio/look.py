@@ -28,8 +28,11 @@ def badge(state: str) -> str:
 
 def style() -> None:
     """Tabular figures, pictures in grids, and calm redraws: live parts must not fade while they are updated."""
-    st.html(
+    # A style alone would go where toasts go, and the first toast of a fragment's run would take its place: the element
+    # beside it keeps it on the page.
+    st.container(key="look").html(
         """<style>
+        .st-key-look { position: absolute; }
         .stApp { font-variant-numeric: tabular-nums; }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
@@ -49,7 +52,11 @@ def style() -> None:
         /* On the page of one run the links to the others are no "current page". */
         [class*="st-key-open-"] a, [class*="st-key-card-open-"] a { background: transparent; }
         [class*="st-key-open-"] a p, [class*="st-key-card-open-"] a p { font-weight: 400; }
-        </style>"""
+        @media (max-width: 640px) {
+            [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch; }
+            [class*="st-key-live-"] > *, [class*="st-key-recent-"] > * { width: 100%; flex: none; }
+        }
+        </style><span hidden></span>"""
     )
 
 

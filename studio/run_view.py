@@ -6,11 +6,14 @@ from pathlib import Path
 
 import streamlit as st
 
+from fluxcore.dataset import list_pictures
+from fluxcore.errors import UserError
 from fluxcore.runs import RunState, default_outputs, list_checkpoints, resume_choice, seconds_between
+from fluxcore.runs.requests import planned_steps
 from fluxcore.runs.supervision import observed_state, runner_alive
 from fluxcore.tail import last_lines
 
-from . import ask, banner, look, words
+from . import ask, banner, look, nav, words
 from .files import run_url
 from .live import LiveRun
 
@@ -29,7 +32,7 @@ def header(run: LiveRun) -> None:
             _actions(run, shown)
     if state.is_live:
         st.progress(banner.progress(state), text=banner.progress_words(state))
-    elif state.total_steps:
+    elif state.total_steps and not state.is_coming:
         st.progress(banner.progress(state), text=f"step {state.step:,} / {state.total_steps:,}")
     st.html(look.facts(_facts(run)))
     _explain(run, shown)
@@ -51,6 +54,9 @@ def _actions(run: LiveRun, shown: str) -> None:
         if url := banner.weights_url(run):
             st.link_button("Download LoRA", url, key="run-download", icon=":material/download:", type="primary")
     elif not state.attempts:
+        if not list_pictures(run.folder.dataset):
+            st.page_link(nav.page("train"), label="To Train", icon=":material/model_training:")
+            return
         st.button(
             "Start training",
             key="run-start",
@@ -97,9 +103,16 @@ def _explain(run: LiveRun, shown: str) -> None:
         if state.tail or state.evidence:
             with st.expander("Why? The evidence"):
                 if state.evidence:
-                    st.json(state.evidence, expanded=True)
+                    st.markdown(words.escape(words.evidence(state.evidence)))
+                    st.json(state.evidence, expanded=False)
                 if state.tail:
                     st.code(state.tail, language=None, height=240)
+    elif state.state == "draft" and not list_pictures(run.folder.dataset):
+        st.info(
+            "Its pictures are missing: nothing can be trained before it has some. Add pictures on the page Train and "
+            "start from there.",
+            icon=":material/add_photo_alternate:",
+        )
     elif state.state == "stopped":
         st.info(words.escape(banner.why(run)), icon=":material/stop_circle:")
     elif state.refusal:
@@ -121,16 +134,22 @@ def _facts(run: LiveRun) -> list[tuple[str, str]]:
     state = run.state
     took = seconds_between(state.started, state.ended or state.updated) if state.started else None
     best = state.best_loss
+    setup = [
+        ("attempt", str(len(state.attempts)) if len(state.attempts) > 1 else ""),
+        ("base", str(state.config.get("base_model", ""))),
+        ("trigger", str(state.config.get("concept_sentence", ""))),
+    ]
+    if state.is_coming:
+        return setup[1:]
+    speed = state.seconds_per_step if state.is_live else state.mean_seconds_per_step
     return [
-        ("speed", words.pace(state.seconds_per_step) if state.seconds_per_step else ""),
+        ("speed" if state.is_live else "average speed", words.pace(speed) if speed else ""),
         ("loss", words.loss(state.loss) if state.loss is not None else ""),
         ("best", words.loss(best) if best is not None else ""),
         ("learning rate", f"{state.lr:.3g}" if state.lr is not None and state.is_live else ""),
         ("started", words.clock(state.started) if state.started else ""),
         ("took" if state.ended else "so far", words.duration(took) if took is not None else ""),
-        ("attempt", str(len(state.attempts)) if len(state.attempts) > 1 else ""),
-        ("base", str(state.config.get("base_model", ""))),
-        ("trigger", str(state.config.get("concept_sentence", ""))),
+        *setup,
     ]
 
 
@@ -161,7 +180,7 @@ def machine(state: RunState) -> None:
     if not state.gpus and host:
         pairs.insert(0, ("GPU", "none seen"))
     if pairs:
-        st.html(look.facts(pairs))
+        st.html(look.facts(pairs if state.is_busy else [("", "at the end:"), *pairs]))
     else:
         st.caption("The machine is sampled while the run trains.")
 
@@ -174,8 +193,14 @@ def samples(run: LiveRun) -> None:
     if not newest:
         every = run.state.config.get("sample_every_n_steps")
         prompts = str(run.state.config.get("sample_prompts") or "").strip()
+        attempt = run.state.attempt
+        at_once = run.state.config.get("sample_at_first") and not (attempt and attempt.resume_step)
         st.caption(
-            f"The first samples come at step {every}."
+            (
+                "The first samples are drawn before the first step."
+                if at_once
+                else f"The first samples come at step {every}."
+            )
             if every and prompts and run.state.is_live
             else "This run draws no samples."
             if not (every and prompts)
@@ -233,8 +258,11 @@ def log(path: Path, url: str, empty: str) -> None:
     if not lines:
         st.caption(empty)
         return
-    st.code("\n".join(lines), language=None, height=420 if len(lines) > 16 else "content", wrap_lines=True)
-    st.caption(f"The last {len(lines)} lines. [The whole file]({url})")
+    # The box follows its end.
+    with st.container(height=420 if len(lines) > 16 else "content", autoscroll=len(lines) > 16):
+        st.code("\n".join(lines), language=None, wrap_lines=True)
+    shown = "The last line." if len(lines) == 1 else f"The last {len(lines)} lines."
+    st.caption(f"{shown} [The whole file]({url})")
 
 
 def _who_watches(state: RunState, runner: int | None) -> str:
@@ -296,8 +324,9 @@ def checkpoints(run: LiveRun) -> None:
         )
         return
     chosen = resume_choice(run.folder, run.state)
-    may_resume = not run.state.is_busy and bool(run.state.attempts)
+    planned = _planned(run) if run.state.attempts and not run.state.is_busy else 0
     for item in reversed(found):
+        left = item.step is not None and item.step < planned
         with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"checkpoint-{item.name}"):
             with st.container(width="stretch", gap="xsmall"):
                 kind = "state to resume from" if item.kind == "state" else "LoRA file"
@@ -315,7 +344,7 @@ def checkpoints(run: LiveRun) -> None:
                             ("epoch", str(item.epoch or "")),
                             ("size", words.size(item.bytes)),
                             ("", item.problem),
-                            ("", "Resume takes this one" if chosen and chosen.name == item.name and may_resume else ""),
+                            ("", "Resume takes this one" if chosen and chosen.name == item.name and left else ""),
                         ]
                     )
                 )
@@ -323,7 +352,7 @@ def checkpoints(run: LiveRun) -> None:
                 st.link_button(
                     "Download", run_url(run.folder, item.name), key=f"get-{item.name}", icon=":material/download:"
                 )
-            elif item.complete and may_resume and run.state.step < _planned(run):
+            elif item.complete and left:
                 st.button(
                     "Resume from here",
                     key=f"from-{item.name}",
@@ -334,7 +363,11 @@ def checkpoints(run: LiveRun) -> None:
 
 
 def _planned(run: LiveRun) -> int:
-    return run.state.total_steps if run.state.state != "completed" else 0
+    """The steps that its config means now; 0 where nothing can be said, so that no resume is offered."""
+    try:
+        return planned_steps(run.folder, run.state)
+    except (UserError, OSError):
+        return 0
 
 
 def config(state: RunState) -> None:

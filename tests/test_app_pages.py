@@ -14,10 +14,11 @@ from fluxcore.alerts import add_target
 from fluxcore.config import RunConfig
 from fluxcore.log import read_events
 from fluxcore.runs import RunError, load_run
-from studio import banner
+from studio import banner, words
 from studio.drafts import Draft, newest_draft
 from studio.live import live_runs
 from tests.fake_runs import FakeRun, a_night
+from tests.stub_trainer import save_state
 
 woken: list[Path] = []
 MAIN = Path(__file__).resolve().parents[1] / "studio" / "main.py"
@@ -381,3 +382,73 @@ def test_a_stall_that_a_gpu_caused_says_so(outputs):
     run.append("runner", "run.stalled", {"verdict": "no_progress", "evidence": {}, "stacks": None, "hint": hint})
     run.end_trainer()
     assert "XID 79" in banner.why(live_runs().get("cat"))
+
+
+@pytest.mark.parametrize(
+    ("resume_from", "says"), [(None, "start again from step 0"), ("latest", "resume from step 300")]
+)
+def test_a_run_that_waits_again_shows_nothing_of_the_attempt_before(night, outputs, resume_from, says):
+    night["old-film"].append("app", "run.requested", {"config": "", "resume_from": resume_from})
+    run = live_runs().get("old-film")
+    waits = {"position": 1, "waiting_for": "the machine, used by my-cat"}
+    assert run.state.is_coming and says in banner.progress_words(run.state)
+    assert banner.progress(run.state) == pytest.approx((300 if resume_from else 0) / 960)
+    shown = "".join(str(item.proto) for item in open_page("run", name="old-film").get("html"))
+    assert "took" not in shown.split("my-cat")[-1] and "best" not in shown
+    night["old-film"].append("runner", "run.queued", {"request": "x"} | waits)
+    live_runs().expire()
+    told = banner.progress_words(live_runs().get("old-film").state).replace("\\", "")
+    assert told.startswith("number 1 in the queue: waits for the machine, used by my-cat · will")
+
+
+def test_the_length_is_what_the_config_sets(outputs):
+    FakeRun(outputs, "a", max_train_steps=300)
+    FakeRun(outputs, "b")
+    assert banner.length(live_runs().get("a").state) == ("steps", "300")
+    assert banner.length(live_runs().get("b").state) == ("epochs", "16")
+
+
+def test_phases_are_said_in_words(outputs):
+    run = FakeRun(outputs, "cat", sample_at_first=True, sample_every_n_steps=100, sample_prompts="a cat")
+    run.start(pid=1, create_time=1)
+    run.append("trainer", "phase.started", {"phase": "cache", "total": 22, "unit": "pictures"})
+    run.append("trainer", "phase.progress", {"phase": "cache", "done": 9, "total": 22})
+    assert banner.progress_words(live_runs().get("cat").state) == "preparing pictures 9 of 22"
+    app = AppTest.from_function(_part_of, args=("samples", "cat")).run(timeout=30)
+    assert "drawn before the first step" in app.caption[0].value
+
+
+def test_only_a_state_with_steps_left_is_what_resume_takes(outputs):
+    run = FakeRun(outputs, "cat", max_train_steps=300)
+    run.start(pid=1, create_time=1)
+    run.steps(300, total=300)
+    save_state(run.folder.path, "cat-state", 300, 4)
+    run.append("runner", "run.completed", {"weights": None, "steps": 300})
+    app = AppTest.from_function(_part_of, args=("checkpoints", "cat")).run(timeout=30)
+    assert "cat" in text(app) and "Resume takes" not in text(app)
+    run.append("app", "config.saved", {"config": run.config.model_dump() | {"max_train_steps": 600}})
+    live_runs().expire()
+    app = AppTest.from_function(_part_of, args=("checkpoints", "cat")).run(timeout=30)
+    assert "Resume takes" in text(app) and app.button(key="from-cat-state")
+
+
+def test_a_draft_without_pictures_says_so(outputs):
+    run = FakeRun(outputs, "cat")
+    for picture in run.folder.dataset.iterdir():
+        picture.unlink()
+    app = open_page("run", name="cat")
+    assert "pictures are missing" in app.info[0].value
+    assert "run-start" not in [button.key for button in app.button] and app.get("page_link")
+
+
+def test_the_evidence_is_a_sentence():
+    seen = {"phase": "train", "seconds_without_progress": 15.5, "limit_seconds": 15.0, "longest_step_seconds": 9.0}
+    assert words.evidence(seen | {"gpu_idle_seconds": None, "seconds_without_life": 14.0}) == (
+        "15.5 s without a step (limit 15 s); the longest step took 9 s; no sign of life for 14 s."
+    )
+    assert words.evidence({}) == ""
+
+
+def test_the_style_stands_among_the_page_and_not_where_toasts_go(outputs):
+    app = open_page()
+    assert any("fg-facts" in str(item.proto) for item in app.main.get("html"))

@@ -46,14 +46,14 @@ def test_what_waits_is_shown_with_place_and_reason(capsys, outputs: Path) -> Non
         until(lambda name=name: state(outputs, name).state == "running" or state(outputs, name).queue_position)
     rows = call(capsys, "queue", "--json", "--outputs", outputs).json()
     assert [(row["position"], row["run"], row["waiting_for"]) for row in rows] == [
-        (1, "second", "the machine (used by first)"),
-        (2, "third", "the machine (used by first)"),
+        (1, "second", "the machine, used by first"),
+        (2, "third", "the machine, used by first"),
     ]
     shown = call(capsys, "queue", "--outputs", outputs).out
-    assert "second" in shown and "the machine (used by first)" in shown and "paused" not in shown
-    assert "waits for the machine (used by first)" in call(capsys, "status", "--outputs", outputs).out
+    assert "second" in shown and "the machine, used by first" in shown and "paused" not in shown
+    assert "waits for the machine, used by first" in call(capsys, "status", "--outputs", outputs).out
     detail = call(capsys, "status", "third", "--outputs", outputs).out
-    assert "position           2" in detail and "the machine (used by first)" in detail
+    assert "position           2" in detail and "the machine, used by first" in detail
 
 
 def test_pause_and_resume(capsys, outputs: Path) -> None:

@@ -253,3 +253,21 @@ def test_a_clock_that_jumps_changes_times_and_nothing_else(jumps: list[int]) -> 
         one.created = one.started = one.ended = one.updated = None
         one.attempts[0].started, one.attempts[0].ended, one.news[0].ts = "", None, ""
     assert repr(state) == repr(plain)
+
+
+def test_a_new_attempt_forgets_the_numbers_of_the_one_before() -> None:
+    before = [
+        *STARTED,
+        ("train.step", STEP, 1),
+        ("train.step", STEP | {"step": 2, "step_seconds": 4.0}, 1),
+        ("run.stopped", {"reason": "user", "resume_checkpoint": "x-state", "resume_step": 2}, 1),
+    ]
+    assert state_after(*before).mean_seconds_per_step == 3.0 and not state_after(*before).is_coming
+    again = [*before, ("run.requested", {"config": "cli-1:1", "resume_from": "latest"})]
+    assert state_after(*again).is_coming and state_after(*again).coming_step == 2
+    afresh = state_after(*before, ("run.requested", {"config": "cli-1:1", "resume_from": None}))
+    assert afresh.is_coming and afresh.coming_step == 0
+    spawning = [*again, ("run.spawning", {"request": "cli-1:7", "attempt": 2, "resume_step": 2})]
+    assert state_after(*spawning).is_coming and state_after(*spawning).coming_step == 2
+    started = state_after(*spawning, ("run.started", {"request": "cli-1:7", "pid": 8, "resume_step": 2}, 2))
+    assert not started.is_coming and (started.step, started.loss, started.mean_seconds_per_step) == (2, None, None)

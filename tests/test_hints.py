@@ -11,7 +11,7 @@ from fluxcore.config import defaults
 from fluxcore.runs.exits import FAILED, REASONS
 from runner.endings import HINTS, explain
 from runner.executor import Exit
-from runner.hints import XIDS, Facts
+from runner.hints import XIDS, Facts, lower_rate
 from runner.signs import SIGNS, last_error
 from runner.watch import GpuTrouble
 
@@ -319,3 +319,8 @@ def test_errors_of_its_memory_explain_a_crash_and_a_silent_driver_does_not() -> 
 def test_the_last_error_is_short() -> None:
     assert len(last_error("ValueError: " + "x" * 500)) == 160
     assert last_error("a\nnumpy.linalg.LinAlgError: singular\nb\n") == "numpy.linalg.LinAlgError: singular"
+
+
+@pytest.mark.parametrize(("rate", "lower"), [(9, "2"), ("8e-4", "2e-4"), (90, "20"), (1.2, "0.3")])
+def test_a_lower_rate_is_written_as_people_write_it(rate, lower):
+    assert f"from {rate} to {lower}, then" in lower_rate(Facts({"learning_rate": rate}))

@@ -111,7 +111,7 @@ def test_a_run_gets_exactly_its_gpus_in_its_order(two: World) -> None:
 def test_a_run_that_waits_for_one_gpu_does_not_hold_up_the_other(two: World) -> None:
     ask(two, "first", gpu_ids="1")
     ask(two, "second", gpu_ids="1")
-    assert waits(two, "second") == "1: GPU 1 (used by first)"
+    assert waits(two, "second") == "1: GPU 1, used by first"
     ask(two, "third", gpu_ids="0")
     assert two.last("third", "run.started").data["gpus"] == ["a"]
     two.complete("first")
@@ -124,9 +124,9 @@ def test_a_run_that_wants_both_is_not_starved_by_those_that_want_one(two: World)
     ask(two, "both", gpu_ids="0,1")
     ask(two, "y", gpu_ids="1")
     ask(two, "any")
-    assert waits(two, "both") == "1: GPU 0, 1 (used by x)"
-    assert waits(two, "y") == "2: GPU 1 (both comes first)", "free, but kept"
-    assert waits(two, "any") == "3: a free GPU (used by x; both comes first)"
+    assert waits(two, "both") == "1: GPU 0, 1, used by x"
+    assert waits(two, "y") == "2: GPU 1, both comes first", "free, but kept"
+    assert waits(two, "any") == "3: a free GPU, used by x; both comes first"
     two.complete("x")
     two.turns()
     assert two.last("both", "run.started").data["gpus"] == ["a", "b"]

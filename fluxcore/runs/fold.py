@@ -67,6 +67,9 @@ class RunState:
     images_per_second: float | None = None
     memory_gib: float | None = None
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+    stepping_seconds: float = 0.0
+    """Sum of the newest attempt's steps' seconds; `timed_steps` counts them."""
+    timed_steps: int = 0
     phase: str = ""
     phase_done: float | None = None
     phase_total: float | None = None
@@ -124,6 +127,29 @@ class RunState:
     def is_busy(self) -> bool:
         """Whether something of the run waits or lives: then nothing new is granted, and its folder stays."""
         return self.is_live or self.has_processes
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether an attempt is asked for that has not begun: steps and losses are of the one before."""
+        return self.state == "queued" or (self.spawning is not None and self.coming is None)
+
+    @property
+    def coming_step(self) -> int | None:
+        """The step from which the attempt that is asked for goes on, 0 for a fresh one; None where not known."""
+        if self.spawning is not None:
+            return int(self.spawning.get("resume_step") or 0)
+        wanted = self.requests[0].resume_from if self.requests else None
+        if not wanted:
+            return 0
+        if wanted in ("latest", self.resume_checkpoint):
+            return self.resume_step
+        saved = self.checkpoints.get(wanted)
+        return saved.step if saved else None
+
+    @property
+    def mean_seconds_per_step(self) -> float | None:
+        """Mean of all the newest attempt's steps' seconds, or None before the first."""
+        return self.stepping_seconds / self.timed_steps if self.timed_steps else None
 
     @property
     def seconds_per_step(self) -> float | None:

@@ -113,6 +113,9 @@ def _begin(state: RunState, resume_step: int | None) -> None:
     state.automatic_refused = False
     state.phase_done = state.phase_total = None
     state.recent_seconds.clear()
+    state.stepping_seconds, state.timed_steps = 0.0, 0
+    state.loss = state.lr = state.images_per_second = state.memory_gib = None
+    state.epoch = 0
     if not resume_step:
         state.best_loss = None
 
@@ -170,6 +173,7 @@ def _step(state: RunState, event: Event, data: dict[str, Any]) -> None:
     seconds = number(data.get("step_seconds"))
     if seconds is not None and seconds >= 0:
         state.recent_seconds.append(seconds)
+        state.stepping_seconds, state.timed_steps = state.stepping_seconds + seconds, state.timed_steps + 1
     state.images_per_second, state.memory_gib = number(data.get("images_per_second")), number(data.get("memory_gib"))
     if attempt := state.coming or state.live_attempt:
         attempt.first_step = attempt.first_step or state.step
