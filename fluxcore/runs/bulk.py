@@ -53,6 +53,9 @@ def apply_steps(state: RunState, steps: StepColumns) -> None:
         state.best_loss = best if state.best_loss is None else min(state.best_loss, best)
     seconds = steps.step_seconds[steps.step_seconds >= 0]
     state.recent_seconds.extend(seconds[-RECENT_STEPS:].tolist())
+    if len(seconds):  # added one after the other, as the fold does: a sum in another order is another number
+        state.stepping_seconds = float(np.cumsum(np.concatenate([[state.stepping_seconds], seconds]))[-1])
+        state.timed_steps += len(seconds)
     state.images_per_second, state.memory_gib = _value(steps.images_per_second), _value(steps.memory_gib)
     if attempt := state.coming or state.live_attempt:
         nonzero = steps.step[steps.step != 0]

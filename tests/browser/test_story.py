@@ -150,7 +150,8 @@ def test_kill_9_of_the_app_in_mid_run_loses_nothing(make_gym):
     runner = runner_alive(gym.outputs)
     again = make_gym(gym.outputs, **stub)
     page = again.open("/run?name=cat")
-    page.wait_for_function("/step [1-9]/.test(document.querySelector('.st-key-banner').innerText)")
+    # On a slow machine it may have come to its end by now.
+    page.wait_for_function("/step [1-9]|completed/.test(document.querySelector('.st-key-banner').innerText)")
     assert runner_alive(gym.outputs) == runner, "the runner lived on and is used"
     assert again.open("/").get_by_label("Trigger word", exact=True).input_value() == "n3xt"
     wait_for_state(gym.outputs, "cat", "completed")
