@@ -54,6 +54,8 @@ def test_what_waits_is_shown_with_place_and_reason(capsys, outputs: Path) -> Non
     assert "waits for the machine, used by first" in call(capsys, "status", "--outputs", outputs).out
     detail = call(capsys, "status", "third", "--outputs", outputs).out
     assert "position           2" in detail and "the machine, used by first" in detail
+    for name in ("third", "second", "first"):
+        assert call(capsys, "stop", name, "--wait", "--outputs", outputs).code == 0
 
 
 def test_pause_and_resume(capsys, outputs: Path) -> None:
