@@ -18,6 +18,7 @@ import pytest
 
 from fluxcore.browser import find_chromium, is_ci
 from fluxcore.runs.supervision import runner_alive
+from studio.drafts import newest_draft
 from studio.shots import browser, server, settle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,12 @@ def end_everything_of(outputs: Path) -> None:
         for process in alive:
             process.kill()
         time.sleep(0.1)
+
+
+def kept(outputs: Path, field: str) -> Any:
+    """What the newest draft on the disk holds for `field`; None where there is no draft yet."""
+    draft = newest_draft(outputs)
+    return draft.values[field] if draft else None
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from PIL import Image
 
 from studio.drafts import newest_draft
 from studio.shots import settle
+from tests.browser.conftest import kept
+from tests.place import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -44,7 +46,7 @@ def test_reload_restores_fields_pictures_and_captions(gym):
     page.get_by_label("Seed", exact=True).press("Tab")
     page.locator("summary", has_text="Samples").first.click()
     page.get_by_label("Sample prompts, one a line", exact=True).press_sequentially("p3t on the moon")
-    page.wait_for_timeout(1200)
+    wait_until(lambda: kept(gym.outputs, "sample_prompts") == "p3t on the moon", 30)
     page.reload()
     settle(page)
     assert page.get_by_label("Name", exact=True).input_value() == "My Cat!"
@@ -73,5 +75,5 @@ def test_typing_is_not_disturbed_by_the_live_parts(gym):
     field = page.get_by_label("Trigger word", exact=True)
     field.press_sequentially("one two three four five six seven", delay=90)
     assert field.input_value() == "one two three four five six seven"
-    page.wait_for_timeout(1000)
-    assert newest_draft(gym.outputs).values["concept_sentence"] == "one two three four five six seven"
+    typed = "one two three four five six seven"
+    wait_until(lambda: kept(gym.outputs, "concept_sentence") == typed, 30)

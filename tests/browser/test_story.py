@@ -17,7 +17,8 @@ from fluxcore.runs import load_run
 from fluxcore.runs.checkpoints import safetensors_problem
 from fluxcore.runs.supervision import runner_alive
 from studio.shots import settle
-from tests.browser.conftest import ROOT, STUB_TRAINER
+from tests.browser.conftest import ROOT, STUB_TRAINER, kept
+from tests.place import wait_until
 
 pytestmark = pytest.mark.browser
 MINI = ROOT / "fluxcore" / "models" / "mini" / "pipeline" / "model_index.json"
@@ -126,12 +127,11 @@ def test_stop_and_resume_from_the_banner(make_gym):
     at = load_run(gym.outputs, "cat")[1].resume_step
     banner.get_by_role("button", name="Resume").click()
     wait_for_state(gym.outputs, "cat", "running")
-    page.wait_for_timeout(1500)
-    assert load_run(gym.outputs, "cat")[1].step > at
+    wait_until(lambda: load_run(gym.outputs, "cat")[1].step > at, 60)
 
 
 def test_kill_9_of_the_app_in_mid_run_loses_nothing(make_gym):
-    stub = {"FLUXGYM_TRAINER": STUB_TRAINER, "STUB": json.dumps({"steps": 100, "step_seconds": 0.2})}
+    stub = {"FLUXGYM_TRAINER": STUB_TRAINER, "STUB": json.dumps({"steps": 150, "step_seconds": 0.2})}
     gym = make_gym(**stub)
     page = gym.open()
     set_field(page, "Name", "cat")
@@ -141,22 +141,22 @@ def test_kill_9_of_the_app_in_mid_run_loses_nothing(make_gym):
     wait_for_state(gym.outputs, "cat", "running")
     draft = gym.open("/")
     set_field(draft, "Trigger word", "n3xt")
-    draft.wait_for_timeout(600)
+    wait_until(lambda: kept(gym.outputs, "concept_sentence") == "n3xt", 30)
     gym.process.kill()
     gym.process.wait()
     at = load_run(gym.outputs, "cat")[1].step
-    time.sleep(1.5)
-    assert load_run(gym.outputs, "cat")[1].step > at, "the training does not know of it"
+    wait_until(lambda: load_run(gym.outputs, "cat")[1].step > at, 60)  # the training does not know of it
     runner = runner_alive(gym.outputs)
     again = make_gym(gym.outputs, **stub)
     page = again.open("/run?name=cat")
     # On a slow machine it may have come to its end by now.
     page.wait_for_function("/step [1-9]|completed/.test(document.querySelector('.st-key-banner').innerText)")
     assert runner_alive(gym.outputs) == runner, "the runner lived on and is used"
-    assert again.open("/").get_by_label("Trigger word", exact=True).input_value() == "n3xt"
+    trigger = again.open("/").get_by_label("Trigger word", exact=True)
+    wait_until(lambda: trigger.input_value() == "n3xt", 20)
     wait_for_state(gym.outputs, "cat", "completed")
     assert [event.data["step"] for event in read_events(gym.outputs / "cat") if event.type == "train.step"] == [
-        *range(1, 101)
+        *range(1, 151)
     ]
 
 
