@@ -59,13 +59,12 @@ _this_second = (0, "1970-01-01T00:00:00.")
 def utc_now() -> str:
     """The current time as the log writes it: `2026-11-23T20:01:15.123456Z`."""
     global _this_second
-    microseconds = time.time_ns() // 1000
-    second, text = _this_second
-    if not 0 <= (rest := microseconds - second * 1_000_000) < 1_000_000:
-        second, rest = divmod(microseconds, 1_000_000)
+    second, rest = divmod(time.time_ns() // 1000, 1_000_000)
+    of, text = _this_second
+    if second != of:
         text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         _this_second = second, text
-    return f"{text}{rest:06d}Z"
+    return "%s%06dZ" % (text, rest)  # noqa: UP031  an f-string takes longer, and this is in every append
 
 
 def format_ts(moment: datetime) -> str:
@@ -100,10 +99,11 @@ def encode(event: Event) -> bytes:
     if attempt is None:
         del line["attempt"]
     try:
-        encoded = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-        if b"null" in encoded:  # orjson writes NaN as null: a diverged loss would vanish in silence
+        encoded = orjson.dumps(line, None, orjson.OPT_APPEND_NEWLINE)
+        # orjson writes NaN as null: a diverged loss would vanish in silence. (`in` takes twice as long as `find`.)
+        if encoded.find(b"null") >= 0:
             line["data"] = keep_non_finite(data)
-            encoded = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+            encoded = orjson.dumps(line, None, orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
         raise EventError(f"the data of a {type} event is not JSON: {error}") from None
     if len(encoded) > MAX_LINE_BYTES:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import side
-from .event import DURABLE_TYPES, Event, EventError, TooLarge, encode, new_writer_id, utc_now
+from .event import DURABLE_TYPES, VERSION, Event, EventError, TooLarge, encode, new_writer_id, utc_now
 
 LOCK_DEADLINE_SECONDS = 2.0
 LOOK_SECONDS = 0.1
@@ -28,6 +28,8 @@ NEVER_SPLIT = frozenset({"config.saved", "run.requested"})
 """Types of which the fold needs every word."""
 _TRY_LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_new = tuple.__new__
+"""Event(...) by its fields in order, at half the time: every append makes one."""
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,10 @@ class EventLog:
         """
         if attempt is None:
             attempt = self.attempt
-        event = Event(ts or self.now(), self.run, type, self.source, self.writer, self._n + 1, data or {}, attempt)
+        event = _new(
+            Event,
+            (ts or self.now(), self.run, type, self.source, self.writer, self._n + 1, data or {}, attempt, VERSION),
+        )
         durable = type in DURABLE_TYPES if durable is None else durable
         try:
             line = encode(event)
@@ -117,60 +122,70 @@ class EventLog:
         self.close()
 
     def _write(self, line: bytes, durable: bool) -> None:
+        """Lock, look, write, let go: in one function, since the trainer's loop waits for it at every step."""
         while True:
             fd = self._open() if self._fd is None else self._fd
             locked = False
-            try:
-                if not self._alone:
-                    try:
-                        fcntl.flock(fd, _TRY_LOCK)
-                        locked, self._kept_from_us = True, False
-                    except BlockingIOError:
-                        locked = self._wait_for_lock(fd)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                self._go_alone()
-                continue
+            if not self._alone:
+                try:
+                    fcntl.flock(fd, _TRY_LOCK)
+                    locked, self._kept_from_us = True, False
+                except BlockingIOError:
+                    locked = self._wait_for_lock(fd)
+                except OSError as error:
+                    if error.errno not in _NO_LOCKS:
+                        raise
+                    self._go_alone()
+                    continue
             try:
                 if not durable and time.monotonic() < self._look_at or self._is_there():
                     size = os.lseek(fd, 0, os.SEEK_END)
-                    # Without the lock (its holder is stopped) others may write too: nothing can be taken back.
-                    self._put(fd, line, size if locked or self._alone else None, durable)
+                    if not locked and not self._alone:
+                        # The lock's holder is stopped: others may write now too, and nothing can be taken back.
+                        line, size = b"\n" + line, -1
+                    elif size != self._end and self._may_be_torn(fd, size):
+                        line = b"\n" + line
+                    self._end = -1
+                    written = 0
+                    try:
+                        written = os.write(fd, line)
+                        while written < len(line):  # a short write: the next one says why
+                            written += self._write_more(fd, line[written:])
+                        if durable:
+                            os.fdatasync(fd)
+                    except OSError:
+                        if self._may_be_read(fd, line, size, written):
+                            self._n += 1  # nobody was promised it, but its number is used
+                        raise
+                    if size >= 0:
+                        self._end = size + written
                     return
             finally:
                 if locked:
-                    self._unlock(fd)
+                    try:
+                        fcntl.flock(fd, fcntl.LOCK_UN)
+                    except OSError:
+                        self.close()  # which gives the lock back too; what was written is written
             self.close()  # it was replaced or removed: never write into a file that nobody can see
 
-    def _put(self, fd: int, line: bytes, size: int | None, durable: bool) -> None:
-        """Write `line` at the end of the file, which is `size` bytes long; a leading newline closes a torn tail."""
-        if size is None or (size and size != self._end and os.pread(fd, 1, size - 1) != b"\n"):
-            line = b"\n" + line
-        self._end = -1
-        written = 0
-        try:
-            while written < len(line):  # after a short write the next one says why
-                more = os.write(fd, line[written:] if written else line)
-                if not more:
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                written += more
-            if durable:
-                os.fdatasync(fd)
-        except OSError:
-            if self._may_be_read(fd, line, size, written):
-                self._n += 1  # nobody was promised it, but its number is used
-            raise
-        if size is not None:
-            self._end = size + len(line)
+    @staticmethod
+    def _may_be_torn(fd: int, size: int) -> bool:
+        """Whether a file of `size` bytes ends without a newline: what a killed writer left, to be closed by one."""
+        return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
 
     @staticmethod
-    def _may_be_read(fd: int, line: bytes, size: int | None, written: int) -> bool:
+    def _write_more(fd: int, rest: bytes) -> int:
+        if more := os.write(fd, rest):
+            return more
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    @staticmethod
+    def _may_be_read(fd: int, line: bytes, size: int, written: int) -> bool:
         """Cut off what a failed append left, unless somebody who did not wait for the lock wrote behind it.
 
-        True where the line stays there whole, or that can't be told.
+        `size` is what the file was before, -1 without the lock. True where the line stays whole, or that can't be told.
         """
-        if size is None:
+        if size < 0:
             return written >= len(line) - 1
         try:
             left = os.pread(fd, len(line) + 1, size)
@@ -195,12 +210,6 @@ class EventLog:
                 pass
         self._kept_from_us = True
         return False
-
-    def _unlock(self, fd: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_UN)
-        except OSError:
-            self.close()  # which gives the lock back too; what was written is written
 
     def _go_alone(self) -> None:
         """No locks here (some network file systems): go on in a file of this writer's own, which needs none."""
