@@ -142,7 +142,7 @@ def main() -> int:
 
 
 def append(folder: Path, count: int) -> None:
-    """Print the rate and the latencies of appends of about 190 bytes, in ROUNDS: a shared machine's speed comes and goes.
+    """Print the rate and the latencies of appends of about 190 bytes, in ROUNDS: a shared machine varies.
 
     Each append is timed, which costs a little, and each round is followed by one of the bare system calls.
     """
