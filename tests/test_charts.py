@@ -1,10 +1,11 @@
 """Curves for charts: few points, no spike lost, a resume's steps once."""
 
 import math
+import random
 
 import pytest
 
-from fluxcore.history import connect
+from fluxcore.history import charts, connect
 from fluxcore.history.charts import step_curve
 from fluxcore.log import EventLog
 
@@ -59,3 +60,29 @@ def test_other_columns_and_wrong_ones(tmp_path):
         assert [point["value"] for point in step_curve(history, "a", "lr").to_pylist()] == [1e-4, 1e-4]
         with pytest.raises(ValueError, match="not one of"):
             step_curve(history, "a", "loss; DROP TABLE x")
+
+
+def test_a_curve_that_grew_is_the_curve_read_anew(tmp_path):
+    """Steps come late, are redone, and grow past the stretches that were kept."""
+    (tmp_path / "a").mkdir()
+    rng = random.Random(7)
+    with EventLog(tmp_path / "a", "trainer") as log, connect(tmp_path) as history:
+        at, attempt = 0, 0
+        for _ in range(30):
+            if not attempt or rng.random() < 0.3:
+                attempt += 1
+                log.append("run.started", {"request": f"cli-1:{attempt}", "pid": 1}, attempt=attempt)
+                at = max(0, at - rng.randrange(300))
+            for _ in range(rng.randrange(1200)):
+                at += rng.choice([1, 1, 1, 3])
+                log.append("train.step", {"step": at, "loss": rng.choice([rng.random(), math.nan])}, attempt=attempt)
+            history.refresh()
+            step_curve(history, "a")
+            kept = history.curves._curves["a", "loss"]
+            with connect(tmp_path) as anew, anew.ready() as database:
+                assert rounded(kept.stretches) == rounded(charts._stretches(database, "a", "loss", kept.shift, True))
+        assert at > 8192
+
+
+def rounded(stretches):
+    return [{**row, "total": round(row["total"], 9)} for row in stretches.to_pylist()]

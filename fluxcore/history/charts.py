@@ -1,40 +1,129 @@
-"""Curves for charts, thinned inside the database so that no spike is lost: of each stretch its lowest and highest."""
+"""Curves for charts, thinned inside the database so that no spike is lost: of each stretch its lowest and highest.
+
+A run's curve is kept as some thousand narrow stretches. After a refresh only the steps from the first new one on are
+looked at again, and a chart is thinned out of the stretches: a live run of a million steps is drawn as fast as a short
+one.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
     from .engine import History
 
 STEP_CURVES = ("loss", "lr", "grad_norm", "step_seconds", "images_per_second", "memory_gib")
+_STRETCHES = 8192
+"""A curve has between half and twice as many, where there are so many steps."""
+_KEPT = 32
+"""Curves in memory; each takes half a megabyte."""
+
+
+@dataclass
+class _Curve:
+    """One curve, by stretches of 2 ** `shift` steps; `stretches` is sorted and holds those with a finite value."""
+
+    shift: int
+    stretches: pa.Table
+    new_from: int | None = None
+    """The lowest step that came since."""
+
+
+class Curves:
+    """The curves that were asked for last. Not safe between threads: its History holds the lock."""
+
+    def __init__(self) -> None:
+        self._curves: dict[tuple[str, str], _Curve] = {}
+
+    def grew(self, run: str, lowest: int) -> None:
+        """Steps were added to a run, `lowest` the lowest of them."""
+        for (of, _), curve in self._curves.items():
+            if of == run:
+                curve.new_from = lowest if curve.new_from is None else min(curve.new_from, lowest)
+
+    def forget(self, runs: set[str]) -> None:
+        """Those runs are gone, or are read anew."""
+        self._curves = {key: curve for key, curve in self._curves.items() if key[0] not in runs}
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._curves.clear()
+
+    def stretches(
+        self, connection: duckdb.DuckDBPyConnection, run: str, column: str, *, last: int, resumed: bool
+    ) -> pa.Table:
+        """A run's curve by stretches, up to date. `last` is about its highest step; `resumed`, whether it has steps
+        that a later attempt redid."""
+        curve = self._curves.pop((run, column), None)
+        if curve is None or last >> curve.shift >= 2 * _STRETCHES or (curve.new_from or 0) < 0:
+            shift = (max(last, 0) // _STRETCHES).bit_length()
+            curve = _Curve(shift, _stretches(connection, run, column, shift, resumed))
+        elif curve.new_from is not None:
+            first = curve.new_from >> curve.shift
+            kept = curve.stretches.slice(0, int(np.searchsorted(curve.stretches["stretch"].to_numpy(), first)))
+            new = _stretches(connection, run, column, curve.shift, resumed, first << curve.shift)
+            curve = _Curve(curve.shift, pa.concat_tables([kept, new]).combine_chunks())
+        self._curves[run, column] = curve
+        if len(self._curves) > _KEPT:
+            self._curves.pop(next(iter(self._curves)))
+        return curve.stretches
+
+
+def _stretches(
+    connection: duckdb.DuckDBPyConnection, run: str, column: str, shift: int, resumed: bool, start: int | None = None
+) -> pa.Table:
+    # The view looks for steps that a later attempt redid: not needed where there was only one attempt.
+    source = "steps" if resumed else "store.all_steps"
+    since = "" if start is None else f" AND step >= {start}"
+    return _fetch(
+        connection,
+        f"""SELECT step >> {shift} AS stretch, arg_min(step, {column}) AS low_at, min({column}) AS low,
+            arg_max(step, {column}) AS high_at, max({column}) AS high, sum({column}) AS total, count(*) AS steps
+        FROM {source} WHERE run = $run{since} AND step IS NOT NULL AND isfinite({column}) GROUP BY 1 ORDER BY 1""",
+        {"run": run},
+    )
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, str]) -> pa.Table:
+    """Rows of numbers, none of them null, as a table: for some thousand of them the way by numpy is the shortest."""
+    return pa.table(connection.execute(sql, parameters).fetchnumpy())
 
 
 def step_curve(history: History, run: str, column: str = "loss", *, points: int = 1000) -> pa.Table:
     """At most `points` points of one of STEP_CURVES over a run's steps: columns `step`, `value` and `mean`.
 
-    The range of steps is cut into `points // 2` stretches; each gives its lowest and its highest finite value and, with
-    both, the mean of its finite values. A run of fewer points comes whole. Steps that a resume redid count once.
+    The range of steps is cut into up to `points // 2` stretches; each gives its lowest and its highest finite value
+    and, with both, the mean of its finite values. A run of fewer points comes whole. Steps that a resume redid count
+    once. Raises ValueError for another column.
     """
     if column not in STEP_CURVES:
         raise ValueError(f"{column!r} is not one of {', '.join(STEP_CURVES)}")
-    state = history.state(run)
-    # The view looks for steps that a later attempt redid: not needed where there was only one.
-    source = "store.all_steps" if state and len(state.attempts) < 2 else "steps"
-    found = f"FROM {source} WHERE run = $run AND isfinite({column})"
-    # The range first, in a statement of its own: with constants the grouping takes half the time.
-    [span] = history.query(f"SELECT min(step) AS low, max(step) AS high, count(*) AS rows {found}", {"run": run})
-    low, width = span["low"] or 0, (span["high"] or 0) - (span["low"] or 0) + 1
-    stretches = max(2, points) // 2
-    stretch = f"step - {low}" if span["rows"] <= points else f"(step - {low}) * {stretches} // {width}"
-    return history.table(
-        f"""WITH stretches AS (
-            SELECT arg_min(step, {column}) AS low_at, min({column}) AS low_value,
-                arg_max(step, {column}) AS high_at, max({column}) AS high_value, avg({column}) AS mean
-            {found} GROUP BY {stretch})
-        SELECT low_at AS step, low_value AS value, mean FROM stretches
-        UNION SELECT high_at, high_value, mean FROM stretches ORDER BY step""",
-        {"run": run},
-    )
+    row = history.rows.get(run, {})
+    with history.ready(steps_only=True) as connection:
+        last, resumed = int(row.get("step") or 0), int(row.get("attempts") or 0) > 1
+        stretches = history.curves.stretches(connection, run, column, last=last, resumed=resumed)
+        wide = "stretch"
+        if stretches["steps"].to_numpy().sum() > points:
+            # Constants, not sums of the same statement: the grouping takes half the time.
+            first, final = stretches["stretch"][0].as_py(), stretches["stretch"][-1].as_py()
+            wide = f"(stretch - {first}) * {max(2, points) // 2} // {final - first + 1}"
+        connection.register("stretches", stretches)
+        try:
+            return _fetch(
+                connection,
+                f"""WITH wide AS (
+                    SELECT arg_min(low_at, low) AS low_at, min(low) AS low, arg_max(high_at, high) AS high_at,
+                        max(high) AS high, sum(total) / sum(steps) AS mean
+                    FROM stretches GROUP BY {wide})
+                SELECT unnest(if(low_at = high_at, [low_at], [low_at, high_at])) AS step,
+                    unnest(if(low_at = high_at, [low], [low, high])) AS value, mean
+                FROM wide ORDER BY step""",
+                {},
+            )
+        finally:
+            connection.unregister("stretches")

@@ -16,11 +16,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from fluxcore.log import Event, whole_number
 from fluxcore.runs import ENDED_STATES, RunError, RunState, entry_names, load_run, unreadable
 
 from . import bulk, compaction
+from .charts import Curves
 from .logs import Files, RunLogs
-from .rows import insert_events, insert_runs
+from .rows import event_rows, insert_events, insert_runs, insert_steps
 from .run_row import run_row
 from .views import TABLES, VIEWS, sources
 
@@ -29,6 +31,7 @@ BULK_BYTES = 1024 * 1024
 _LOADERS = 2
 _TABLES = ("store.event_rows", "store.step_rows", "store.run_rows")
 _MEMORY = "200MB"
+_MOST_WAITING = 20_000
 
 
 class History:
@@ -43,12 +46,16 @@ class History:
         """What to tell a person of each run that the last refresh left out."""
         self.compacted: set[str] = set()
         """The runs that are not read from their logs but from the merged Parquet."""
+        self.curves = Curves()
         self._states: dict[str, RunState] = {}
         self._logs: dict[str, RunLogs] = {}
         self._index: compaction.Index | None = None
         self._index_stat: tuple[int, int] | None = None
         self._loaders: list[bulk.Loader] = []
         self._uncompressed = 0
+        self._waiting: list[pa.Table] = []
+        """Event rows, and below the runs, that go in when somebody asks: a chart needs the steps alone."""
+        self._waiting_runs: set[str] = set()
         self._lock = threading.RLock()
         self._connection = connect()
         self._connection.execute(TABLES + sources() + VIEWS)
@@ -65,6 +72,9 @@ class History:
                 self._states.clear()
                 self.rows.clear()
                 self.compacted.clear()
+                self.curves.clear()
+                self._waiting.clear()
+                self._waiting_runs.clear()
                 self._index_stat = None
                 for loader in self._loaders:
                     loader.batch.clear()
@@ -96,19 +106,19 @@ class History:
 
     def query(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
         """Rows of one statement as dicts. For FluxGym's own questions: a person's go through `run_sql`."""
-        with self._ready():
+        with self.ready():
             result = self._connection.execute(sql, parameters)
             names = [column[0] for column in result.description or []]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def table(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> pa.Table:
         """The same as an Arrow table, which a chart takes as it is."""
-        with self._ready():
+        with self.ready():
             return self._connection.sql(sql, params=parameters).to_arrow_table()
 
     def save_copy(self, path: Path) -> None:
         """Write all of it, views included, into a DuckDB file of its own at `path`, which must not exist."""
-        with self._ready():
+        with self.ready():
             execute = self._connection.execute
             execute(f"ATTACH {_quoted(path)} AS copied")
             try:
@@ -122,7 +132,7 @@ class History:
 
     def save_parquet(self, folder: Path, names: list[str]) -> None:
         """Write the events and steps of those runs as `events.parquet` and `steps.parquet`, sorted by run."""
-        with self._ready():
+        with self.ready():
             for name in ("events", "steps"):
                 self._connection.execute(
                     f"COPY (SELECT * FROM store.all_{name} WHERE list_contains($names, run) ORDER BY run, ts)"
@@ -149,13 +159,18 @@ class History:
         self.close()
 
     @contextmanager
-    def _ready(self) -> Iterator[None]:
-        """The lock, with a merged Parquet that is there: somebody may have cleared `.history` away."""
+    def ready(self, *, steps_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The lock, and with it the database with every row in it; with `steps_only` those of events and runs may wait.
+
+        The merged Parquet is there: somebody may have cleared `.history` away.
+        """
         with self._lock:
             if self.compacted and self._index and not self._index.folder.is_dir():
                 self._index_stat = None
                 self.refresh()
-            yield
+            if not steps_only:
+                self._store_waiting()
+            yield self._connection
 
     def _refresh(self) -> bool:
         self.unreadable = {}
@@ -252,7 +267,7 @@ class History:
         for event in events:
             state.apply(event)
         if events:
-            insert_events(self._connection, name, events)
+            self._insert(name, events)
         touched.add(name)
 
     def _read_bulk(self, names: list[str], touched: set[str]) -> None:
@@ -296,8 +311,32 @@ class History:
         for piece, folded in zip(loader.batch.pieces, loaded.result(), strict=True):
             folded.apply(self._states.setdefault(piece.run, RunState(piece.run)))
             if folded.odd:
-                insert_events(self._connection, piece.run, folded.odd)
+                self._insert(piece.run, folded.odd)
+            if folded.steps is not None and len(folded.steps.step):
+                self.curves.grew(piece.run, int(folded.steps.step.min()))
         loader.batch.clear()
+
+    def _insert(self, run: str, events: list[Event]) -> None:
+        steps = [event for event in events if event.type == "train.step"]
+        insert_steps(self._connection, run, steps)
+        known = [step for event in steps if (step := whole_number(event.data.get("step"))) is not None]
+        if known:
+            self.curves.grew(run, min(known))
+        self._waiting.append(event_rows(run, events))
+        if sum(len(rows) for rows in self._waiting) > _MOST_WAITING:
+            self._store_events()
+
+    def _store_events(self) -> None:
+        if self._waiting:
+            insert_events(self._connection, pa.concat_tables(self._waiting))
+            self._waiting.clear()
+
+    def _store_waiting(self) -> None:
+        self._store_events()
+        if names := sorted(self._waiting_runs):
+            self._connection.execute("DELETE FROM store.run_rows WHERE list_contains(?, run)", [names])
+            insert_runs(self._connection, [self.rows[name] for name in names])
+            self._waiting_runs.clear()
 
     def _leave_out(self, name: str, error: OSError, touched: set[str]) -> None:
         """Part of it may have been read: it leaves, and is read from its start once it can be."""
@@ -310,18 +349,17 @@ class History:
             self._logs.pop(name, None)
             self._states.pop(name, None)
             self.rows.pop(name, None)
+            self._waiting_runs.discard(name)
             self.compacted.discard(name)
         if names:
+            self._store_events()
+            self.curves.forget(names)
             for table in _TABLES:
                 self._connection.execute(f"DELETE FROM {table} WHERE list_contains(?, run)", [sorted(names)])
 
     def _replace_rows(self, rows: dict[str, dict[str, Any]]) -> None:
-        known = [name for name in rows if name in self.rows]
-        if known:
-            self._connection.execute("DELETE FROM store.run_rows WHERE list_contains(?, run)", [known])
-        if rows:
-            insert_runs(self._connection, rows.values())
         self.rows |= rows
+        self._waiting_runs |= set(rows)
 
 
 def connect() -> duckdb.DuckDBPyConnection:

@@ -24,10 +24,11 @@ _ARROW = {
 }
 
 
-def insert_events(connection: duckdb.DuckDBPyConnection, run: str, events: list[Event]) -> None:
-    """Append events to the store, steps to their columns as well."""
-    rows = pa.table(
+def event_rows(run: str, events: list[Event]) -> pa.Table:
+    """A run's events as `insert_events` takes them."""
+    return pa.table(
         {
+            "run": pa.array([run] * len(events), pa.string()),
             "ts": pa.array([event.ts for event in events], pa.string()),
             "type": pa.array([event.type for event in events], pa.string()),
             "source": pa.array([event.source for event in events], pa.string()),
@@ -37,27 +38,28 @@ def insert_events(connection: duckdb.DuckDBPyConnection, run: str, events: list[
             "data": pa.array([as_json(event.data) for event in events], pa.string()),
         }
     )
+
+
+def insert_events(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+    """Append `event_rows` to the store."""
+    columns = "run, TRY_CAST(ts AS TIMESTAMP), type, source, writer, n, TRY_CAST(attempt AS INTEGER), data"
+    _insert(connection, "store.event_rows", columns, rows, [])
+
+
+def insert_steps(connection: duckdb.DuckDBPyConnection, run: str, steps: list[Event]) -> None:
+    """Append a run's `train.step` events to their columns."""
+    if not steps:
+        return
+    columns = {name: _numbers([event.data.get(name) for event in steps], kind) for name, kind in STEP_COLUMNS.items()}
+    columns["attempt"] = pa.array([fitting(event.attempt, "BIGINT") for event in steps], pa.int64())
+    columns["ts"] = pa.array([event.ts for event in steps], pa.string())
     _insert(
         connection,
-        "store.event_rows",
-        "?, TRY_CAST(ts AS TIMESTAMP), type, source, writer, n, TRY_CAST(attempt AS INTEGER), data",
-        rows,
+        "store.step_rows",
+        f"?, TRY_CAST(attempt AS INTEGER), TRY_CAST(ts AS TIMESTAMP), {', '.join(STEP_COLUMNS)}",
+        pa.table(columns),
         [run],
     )
-    steps = [event for event in events if event.type == "train.step"]
-    if steps:
-        columns = {
-            name: _numbers([event.data.get(name) for event in steps], kind) for name, kind in STEP_COLUMNS.items()
-        }
-        columns["attempt"] = pa.array([fitting(event.attempt, "BIGINT") for event in steps], pa.int64())
-        columns["ts"] = pa.array([event.ts for event in steps], pa.string())
-        _insert(
-            connection,
-            "store.step_rows",
-            f"?, TRY_CAST(attempt AS INTEGER), TRY_CAST(ts AS TIMESTAMP), {', '.join(STEP_COLUMNS)}",
-            pa.table(columns),
-            [run],
-        )
 
 
 def insert_runs(connection: duckdb.DuckDBPyConnection, rows: Iterable[dict[str, Any]]) -> None:
