@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .loop import Runner
 
-BREATH_SECONDS = 0.25
+BREATH_SECONDS = 0.5
 """Between two turns at the least while trainers alone write: a thousand steps a second must not turn it as often."""
 TELL_SECONDS = 5.0
 """How long the first process stays once nothing lives any more, for people to be told: all others end with it."""
@@ -37,7 +37,7 @@ def unfinished(runner: Runner) -> list[str]:
 
 def turn_until_done(
     runner: Runner,
-    wait: Callable[[float], set[str]],
+    wait: Callable[..., set[str]],
     leaving: Leaving,
     is_asked: Callable[[], bool],
     *,
@@ -47,7 +47,8 @@ def turn_until_done(
 ) -> None:
     """Turn `runner` until it is to leave; at most until `clock()` (seconds) reaches `deadline`.
 
-    `wait` sleeps for so many seconds at the most and returns whose log changed; `is_asked` says whether somebody has
+    `wait` sleeps for so many seconds at the most and returns whose log changed (names that are known already, its
+    second argument, wake it no more); `is_asked` says whether somebody has
     asked for a shutdown. `is_first`: when the first process of a container goes, the kernel kills all others; so there
     a signal asks for a shutdown, and only a second one ends the runner.
     """
@@ -73,4 +74,4 @@ def turn_until_done(
             rest = begun + min(due, BREATH_SECONDS) - clock()
             if rest <= 0:
                 break
-            hints |= wait(rest)
+            hints |= wait(rest, hints)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ class Wake:
     """Names of runs whose files changed since last asked, and a way to sleep until there are some."""
 
     def __init__(self, outputs: Path) -> None:
+        self._prefix = str(outputs) + os.sep
         self._outputs = outputs
+        self._known: Collection[str] = ()
         # A SimpleQueue's put may be called from a signal's handler; a lock may not.
         self._names: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._observer: Any = None
@@ -55,25 +58,25 @@ class Wake:
 
     def hint(self, path: str) -> None:
         """A file or folder changed."""
-        try:
-            parts = Path(path).relative_to(self._outputs).parts
-        except ValueError:
+        if not path.startswith(self._prefix):
             return
-        file = parts[-1] if parts else ""
-        if len(parts) == 1 and file.startswith(".events") and file.endswith(".jsonl"):
+        name, *more = path[len(self._prefix) :].split(os.sep)
+        file = more[-1] if more else name
+        if not more and file.startswith(".events") and file.endswith(".jsonl"):
             self.ring()  # the queue was paused or resumed
             return
-        relevant = len(parts) == 1 or (file.startswith("events") and file.endswith(".jsonl"))
-        if not parts or parts[0].startswith(".") or not (relevant or file in ("exit.json", "process.json")):
+        relevant = not more or (file.startswith("events") and file.endswith(".jsonl"))
+        if name.startswith(".") or name in self._known or not (relevant or file in ("exit.json", "process.json")):
             return
-        self._names.put(parts[0])
+        self._names.put(name)
 
     def ring(self) -> None:
         """Wake the loop without a name (a signal arrived)."""
         self._names.put("")
 
-    def wait(self, seconds: float) -> set[str]:
-        """Sleep until something changed, at most `seconds`; the names of what did."""
+    def wait(self, seconds: float, known: Collection[str] = ()) -> set[str]:
+        """Sleep until something changed, at most `seconds`; the names of what did. Those `known` wake nobody again."""
+        self._known = known
         names: set[str] = set()
         try:
             names.add(self._names.get(timeout=max(0.0, seconds)))
@@ -81,6 +84,8 @@ class Wake:
                 names.add(self._names.get_nowait())
         except queue.Empty:
             return names - {""}
+        finally:
+            self._known = ()
 
 
 def _handler(hint: Callable[[str], None]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_only_what_matters_wakes(tmp_path: Path, path: str, names: set[str]) -> 
     wake = Wake(tmp_path)
     wake.hint(str(tmp_path / path))
     assert wake.wait(0.0) == names
+
+
+def test_who_is_known_wakes_nobody_again(tmp_path: Path) -> None:
+    wake = Wake(tmp_path)
+    wake.start()
+    try:
+        (tmp_path / "cat").mkdir()
+        (tmp_path / "dog").mkdir()
+        while wake.wait(0.5):
+            pass
+        threading.Timer(0.1, (tmp_path / "cat" / "events.jsonl").write_text, ["x\n"]).start()
+        assert wake.wait(0.5, {"cat"}) == set()
+        threading.Timer(0.1, (tmp_path / "dog" / "events.jsonl").write_text, ["x\n"]).start()
+        assert wake.wait(5.0, {"cat"}) == {"dog"}
+    finally:
+        wake.stop()
 
 
 def test_without_inotify_polling_goes_on(tmp_path: Path) -> None:

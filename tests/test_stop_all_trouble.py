@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ class Turns:
     def __init__(self, world: World, then: dict[int, Callable[[], None]]) -> None:
         self.world, self.then, self.count, self.seconds = world, then, 0, 0.0
 
-    def wait(self, seconds: float) -> set[str]:
+    def wait(self, seconds: float, known: Collection[str] = ()) -> set[str]:
         self.count += 1
         assert self.count < 2000, "it never ends"
         self.then.get(self.count, lambda: None)()
