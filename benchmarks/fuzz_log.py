@@ -25,7 +25,7 @@ from fluxcore.log.event import encode
 from fluxcore.runs import RunState, fold
 
 LINES_PER_FILE = 500
-MUTATIONS = 14
+MUTATIONS = 15
 
 
 def good_lines(rng: random.Random, count: int) -> list[bytes]:
@@ -83,6 +83,7 @@ def mutate(rng: random.Random, line: bytes, kind: int) -> bytes:
         10: body[:at] + b"\n" + body[at:],
         11: body + body,
         12: bytes(rng.randrange(256) for _ in range(rng.randrange(80))),
+        14: re.sub(rb"([}\]])", rng.choice([rb",\1", rb", \1", rb",\t\1"]), body, count=rng.choice([0, 1])),
         13: body.replace(b'"', rng.choice([b"'", b'\\"', b'"\\u0000', b'"\\ud800', b'\xff"']), rng.randrange(1, 3)),
     }[kind]
     return changed + b"\n"

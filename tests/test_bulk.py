@@ -109,6 +109,14 @@ def test_a_log_larger_than_a_batch_is_read_in_several(tmp_path, always_bulk, mon
         assert history.query("SELECT count(*) AS c FROM events") == [{"c": 1000}]
 
 
+@pytest.mark.parametrize("end", [b",}}\n", b"},}\n", b", \t}}\n", b',"x":[1,]}}\n', b',"note":"a ,} b"}}\n'])
+def test_a_trailing_comma_is_read_alike_both_ways(tmp_path, always_bulk, end):
+    lines = fuzz_log.good_lines(random.Random(6), 20)
+    lines[9] = lines[9].replace(b"}}\n", end)
+    assert lines[9].endswith(end)
+    assert fuzz_log.compare(lines, tmp_path) == (20 if b"note" in end else 19)
+
+
 def test_a_line_that_is_too_long_for_the_native_reader_hides_no_other(tmp_path, always_bulk):
     lines = fuzz_log.good_lines(random.Random(5), 20)
     long = encode(Event("2026-11-23T20:00:00.000000Z", "run", "run.noted", "cli", "cli-1-a", 1, {"note": "x"}))

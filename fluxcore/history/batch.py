@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from fluxcore.log import LogReader
 
 BATCH_BYTES = 32 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
+_TRAILING_COMMA = r",\s*[}\]]"
+"""DuckDB's JSON reader takes it, the standard (and so `decode`) does not; it may also stand in a text."""
 
 
 @dataclass
@@ -22,6 +29,8 @@ class Piece:
     start: int
     size: int = 0
     lines: int = 0
+    doubtful: list[int] = field(default_factory=list)
+    """Numbers of lines to be decoded one by one."""
 
 
 class Batch:
@@ -47,6 +56,7 @@ class Batch:
         while self.size < BATCH_BYTES:
             lines = reader.read_lines(_READ_BYTES)
             os.pwrite(self._file.fileno(), lines, self.size)
+            piece.doubtful += [piece.lines + number for number in _with_trailing_comma(lines)]
             piece.size += len(lines)
             piece.lines += lines.count(b"\n")
             if not lines or not reader.behind:
@@ -82,3 +92,10 @@ class Batch:
     def close(self) -> None:
         """Give the memory back."""
         self._file.close()
+
+
+def _with_trailing_comma(lines: bytes) -> Iterator[int]:
+    found = pc.match_substring_regex(pa.array([lines], pa.large_binary()), pattern=_TRAILING_COMMA)
+    if found[0].as_py():  # RE2 looks ten times as fast as `re` does, but can't say where
+        for match in re.finditer(_TRAILING_COMMA.encode(), lines):
+            yield lines.count(b"\n", 0, match.start())

@@ -120,7 +120,11 @@ def _load(connection: duckdb.DuckDBPyConnection, batch: Batch) -> list[Folded]:
     if not _read(connection, batch, ends):
         return [_decoded(batch, piece) for piece in pieces]
     execute = connection.execute
+    starts = ends - [piece.lines for piece in pieces]
+    doubtful = [int(start) + number for piece, start in zip(pieces, starts, strict=True) for number in piece.doubtful]
     try:
+        if doubtful:
+            execute("UPDATE fresh SET odd = true WHERE list_contains(?, rowid)", [doubtful])
         execute(
             "CREATE OR REPLACE TEMP TABLE fresh_steps AS SELECT rowid AS place, run, attempt, ts,"
             f" unnest(json_transform(data, '{_SHAPE}')) FROM fresh WHERE type = 'train.step' AND NOT odd"
