@@ -5,6 +5,7 @@ import json
 import pytest
 from cli_tools import call
 
+from fluxcore import __version__
 from fluxcore.history.views import RUN_COLUMNS
 from fluxcore.log import EventLog
 
@@ -75,3 +76,21 @@ def test_a_torn_log_is_read_as_far_as_it_goes(capsys, outputs):
         file.write(b'\0\0{"torn\n[]\n{"v":1,"ts"')
     assert call(capsys, "status", "a", "--json", "--outputs", outputs).json()[0]["state"] == "failed"
     assert call(capsys, "checkpoints", "a", "--json", "--outputs", outputs).json() == []
+
+
+def test_a_run_that_begins_afresh_does_not_show_what_the_attempt_before_came_to(capsys, outputs):
+    with EventLog(outputs / "a", "cli") as log:
+        log.append("run.requested", {"config": "", "resume_from": None, "reason": "restart"})
+    told = call(capsys, "status", "a", "--outputs", outputs).out
+    assert "queued" in told and "begins at step" in told and "\nloss" not in told
+    assert "1/4" not in call(capsys, "status", "--outputs", outputs).out
+
+
+def test_a_mistyped_type_or_folder_is_said(capsys, outputs):
+    answer = call(capsys, "events", "a", "--type", "train.stepp", "--outputs", outputs)
+    assert answer.code == 0 and answer.out == "" and "did you mean train.step?" in answer.err
+    assert "there is no such folder" in call(capsys, "status", "--outputs", outputs / "none").out
+
+
+def test_the_version_is_told(capsys):
+    assert call(capsys, "--version").out == f"fluxgym {__version__}\n"

@@ -63,7 +63,7 @@ def test_pause_and_resume(capsys, outputs: Path) -> None:
     runner = ensure_runner(outputs)
     assert call(capsys, "queue", "pause", "--reason", "a talk", "--outputs", outputs).code == 0
     assert read_installation(outputs).reason == "a talk"
-    request_start(outputs, "cat", "cli")
+    assert "the queue is paused" in call(capsys, "start", "cat", "--outputs", outputs).err
     until(lambda: state(outputs, "cat").waiting_for == PAUSED)
     shown = call(capsys, "queue", "--outputs", outputs).out
     assert "the queue is paused since" in shown and "(a talk)" in shown and "./fluxgym queue resume" in shown

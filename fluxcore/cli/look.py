@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 
 from fluxcore.history.run_row import run_row
 from fluxcore.log import FolderReader, read_events
+from fluxcore.log.catalog import TYPES
 from fluxcore.log.event import encode
 from fluxcore.runs import (
     RunFolder,
@@ -55,7 +57,7 @@ def status(
         lines = [_line(row, state) for row, state in zip(rows, states, strict=True)]
         table(columns, lines, right={"step", "%", "epoch", "loss", "took", "left", "attempts"})
     else:
-        say(f"no runs in {root}")
+        say(f"no runs in {root}" + ("" if root.is_dir() else " (there is no such folder)"))
 
 
 def _observed(state: RunState, outputs: Path) -> str:
@@ -65,6 +67,8 @@ def _observed(state: RunState, outputs: Path) -> str:
 
 
 def _line(row: dict[str, Any], state: RunState) -> list[Any]:
+    if state.is_coming:  # what the attempt before it came to is not this one's
+        row = {**row, "step": state.coming_step or 0, "epoch": "", "loss": None, "total_steps": None}
     total = row["total_steps"]
     share = f"{100 * row['step'] / total:.0f}" if total else ""
     steps = f"{row['step']}/{total}" if total else (row["step"] or "")
@@ -89,7 +93,10 @@ def _line(row: dict[str, Any], state: RunState) -> list[Any]:
 
 
 def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
-    shown = {key: value for key, value in row.items() if key != "config" and value not in (None, "", [])}
+    hidden = {"config", "step", "epoch", "loss", "best_loss", "total_steps"} if state.is_coming else {"config"}
+    shown = {key: value for key, value in row.items() if key not in hidden and value not in (None, "", [])}
+    if state.is_coming and state.attempts:
+        shown["goes on from step" if state.coming_step else "begins at step"] = state.coming_step or 0
     if state.phase and state.is_live:
         shown["phase"] = state.phase
     if state.eta_seconds is not None:
@@ -145,6 +152,10 @@ def events(
     """The event log, one JSON object a line."""
     folder, _ = load_run(outputs_folder(outputs), name)
     wanted = set(type or [])
+    known = [found.name for found in TYPES]
+    for one in sorted(wanted.difference(known)):  # a later version's log may have it all the same
+        alike = get_close_matches(one, known, 1)
+        note(f"{one} is no type of event that FluxGym writes" + (f"; did you mean {alike[0]}?" if alike else ""))
 
     def show(batch: list[Any]) -> None:
         for event in batch:

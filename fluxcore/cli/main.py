@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from fluxcore import __version__
 from fluxcore.errors import UserError
 
 from . import alerts, demo, files, look, query, queue, remove, runs, serve, testing
-from .out import note
+from .out import note, say
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 64, 70, 130
 
@@ -49,6 +50,23 @@ VERBS: dict[str, Callable[..., Any]] = {
     "prune": remove.prune,
     "runner": serve.runner,
 }
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"fluxgym {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def every_verb(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before the verb."""
+
+
 for verb, function in VERBS.items():
     cli.command(verb)(function)
 cli.add_typer(alerts.cli, name="alerts")

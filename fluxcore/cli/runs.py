@@ -97,7 +97,11 @@ def stop(name: Name, wait: Wait = False, outputs: Outputs = None) -> int:
 
 
 def _go(outputs: Path, name: str, request: Event, wait: bool) -> int:
+    from fluxcore.runs import read_installation
+
     start_runner(outputs)
+    if read_installation(outputs).paused:
+        note("the queue is paused: nothing starts before `./fluxgym queue resume`")
     if not wait:
         note(f"{name} is asked for; `./fluxgym status {name}` shows it, `./fluxgym stop {name}` ends it")
         return 0
