@@ -117,6 +117,17 @@ def test_a_trailing_comma_is_read_alike_both_ways(tmp_path, always_bulk, end):
     assert fuzz_log.compare(lines, tmp_path) == (20 if b"note" in end else 19)
 
 
+def test_gpus_are_told_apart_alike_both_ways(tmp_path, always_bulk):
+    """By uuid where that is one, else by number; a uuid that is a number is none, and its text may be another's."""
+    ts = "2026-11-23T20:00:00.000000Z"
+    data = [{"index": 1, "uuid": 0}, {"index": 0, "uuid": None}, {"index": 1, "uuid": "0"}, {"index": 1, "uuid": 0}]
+    lines = [
+        encode(Event(ts, "run", "gpu.sampled", "runner", "runner-1-ab", n, {**one, "power_watts": n}))
+        for n, one in enumerate(data, 1)
+    ]
+    assert fuzz_log.compare(lines, tmp_path) == 4
+
+
 def test_a_line_that_is_too_long_for_the_native_reader_hides_no_other(tmp_path, always_bulk):
     lines = fuzz_log.good_lines(random.Random(5), 20)
     long = encode(Event("2026-11-23T20:00:00.000000Z", "run", "run.noted", "cli", "cli-1-a", 1, {"note": "x"}))

@@ -118,6 +118,7 @@ def ready(tmp_path):
 def test_it_runs_in_the_callers_directory_quietly(tmp_path, ready):
     (tmp_path / "here" / "fluxcore").mkdir(parents=True)
     (tmp_path / "here" / "fluxcore" / "__init__.py").write_text("raise SystemExit('the wrong fluxcore')")
+    (tmp_path / "here" / "out put").mkdir()
     (tmp_path / "here" / "json.py").write_text("raise SystemExit('the wrong json')")
     done = launch("status", "--outputs", "out put", cwd=tmp_path / "here", venv=ready)
     assert (done.returncode, done.stderr) == (0, "")

@@ -220,7 +220,7 @@ def _events(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, Event]]:
     """All sure events that are neither a step nor a sample, and the last sample of each GPU and host of each run."""
     rows = connection.execute(
         f"""WITH last AS (SELECT max(rowid) AS place FROM fresh WHERE type IN {_SAMPLED} AND NOT odd
-            GROUP BY run, type, coalesce(data->>'uuid', data->>'index'))
+            GROUP BY run, type, data->'uuid', data->'index')
         SELECT rowid, strftime(ts, '{_TS}'), run, type, source, writer, n, data, attempt
         FROM fresh WHERE NOT odd AND type <> 'train.step'
             AND (type NOT IN {_SAMPLED} OR rowid IN (SELECT place FROM last)) ORDER BY rowid"""
