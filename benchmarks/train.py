@@ -1,0 +1,255 @@
+"""`./fluxgym bench train`: FluxGym's trainer against the bare loop and against diffusers' own Flux LoRA script.
+
+Steps a second of flux-mini (batch 1 and 4) and of a transformer of 145 million parameters at 256 image tokens, time
+from the process's start to the first step, wall time of a whole job, and peak memory. Rounds interleaved; a ratio is the
+middle one of its rounds. `--diffusers PATH` names `examples/dreambooth/train_dreambooth_lora_flux.py` of a copy of
+diffusers; it gets the same base, pictures, rank and layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from benchmarks.campaigns.report import Figure, show
+from benchmarks.training.bare import WARM_UP
+from benchmarks.training.transforms import write_stand_in
+from fluxcore.config import resolve_config
+from fluxcore.dataset import copy_dataset
+from fluxcore.log import read_events
+from fluxcore.models.registry import find_model
+from fluxcore.runs import create_run
+from fluxcore.runs.files import PROJECT_ROOT
+
+RANK = 8
+IMPORTS = "import torch, accelerate, peft\nfrom diffusers import FluxPipeline"
+LAYERS = (
+    "attn.to_q,attn.to_k,attn.to_v,attn.to_out.0,attn.add_q_proj,attn.add_k_proj,attn.add_v_proj,attn.to_add_out,"
+    "ff.net.0.proj,ff.net.2,ff_context.net.0.proj,ff_context.net.2,proj_mlp,proj_out,norm.linear,norm1.linear,"
+    "norm1_context.linear"
+)
+"""Those that FluxGym trains, as the script takes them."""
+_BAR = re.compile(r"Steps:\s+\d+%.*?(\d+)/\d+")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: a base model's folder, picture size (of a square), batch size and steps."""
+
+    name: str
+    base: Path
+    resolution: int
+    batch: int
+    steps: int
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens: 16 pixels to a side each."""
+        return (self.resolution // 16) ** 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process that trained: seconds from its start, peak memory in MiB."""
+
+    steps_per_second: float
+    first_step: float
+    whole: float
+    peak: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--diffusers", type=Path, metavar="PATH", help="diffusers' train_dreambooth_lora_flux.py")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200, help="of flux-mini; the large one does a tenth")
+    asked = parser.parse_args()
+    mini = find_model("flux-mini").path
+    assert mini is not None
+    with tempfile.TemporaryDirectory(prefix="fluxgym-bench-") as place:
+        large = Path(place) / "large"
+        subprocess.run([sys.executable, "-m", "benchmarks.training.base", str(large)], check=True)
+        tenth = max(2 * WARM_UP, asked.steps // 10)
+        cases = [
+            Case("flux-mini, batch 1", mini, 64, 1, asked.steps),
+            Case("flux-mini, batch 4", mini, 64, 4, asked.steps),
+            Case("145 M transformer, 256 image tokens, batch 1", large, 256, 1, tenth),
+        ]
+        figures = []
+        for case in cases:
+            figures += measure(case, asked.rounds, asked.diffusers, Path(place))
+    return show("the trainer", figures)
+
+
+def measure(case: Case, rounds: int, script: Path | None, place: Path) -> list[Figure]:
+    """Figures of one case."""
+    imports = statistics.median(finished([sys.executable, "-c", IMPORTS])[1] for _ in range(3))
+    ours, bares, theirs = list[Job](), list[float](), list[Job]()
+    for number in range(rounds):
+        print(f"{case.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        ours.append(train(case, place / f"{case.name}-{number}"))
+        bares.append(bare(case))
+        if script:
+            theirs.append(peer(case, script, place / f"{case.name}-{number}-peer"))
+    speeds = [job.steps_per_second for job in ours]
+    ratio = statistics.median(own / other for own, other in zip(speeds, bares, strict=True))
+    figures = [
+        Figure(f"{case.name}: steps/s", f"{statistics.median(speeds):.1f}"),
+        Figure("  by the bare loop's", f"{ratio:.2f} ({statistics.median(bares):.1f}/s)", "0.95", ratio >= 0.95),
+    ]
+    mini = case.resolution == 64
+    if mini and case.batch == 1:
+        first = statistics.median(job.first_step for job in ours[1:] or ours)
+        figures.append(Figure("  process's start → first step, warm caches", f"{first:.1f} s", "6 s", first <= 6))
+    if theirs:
+        pairs = list(zip(ours, theirs, strict=True))
+        faster = statistics.median(own.steps_per_second / other.steps_per_second for own, other in pairs)
+        wanted = 1.15 if mini and case.batch == 1 else None
+        speed = statistics.median(job.steps_per_second for job in theirs)
+        figures.append(_more("  steps/s by diffusers' script's", f"{faster:.2f} ({speed:.1f}/s)", faster, wanted))
+        whole = statistics.median(own.whole / other.whole for own, other in pairs)
+        shown = f"{whole:.2f} ({statistics.median(job.whole for job in ours):.1f} s)"
+        figures.append(_less(f"  wall time of {case.steps} steps by theirs", shown, whole, 0.7 if mini else None))
+        above = statistics.median((own.peak - imports) / (other.peak - imports) for own, other in pairs)
+        shown = f"{above:.2f} ({statistics.median(job.peak for job in ours) - imports:.0f} MiB)"
+        figures.append(_less("  peak memory, less the imports, by theirs", shown, above, None if mini else 0.8))
+    return figures
+
+
+def _more(what: str, shown: str, value: float, wanted: float | None) -> Figure:
+    return Figure(what, shown, f"{wanted}" if wanted else "", value >= wanted if wanted else None)
+
+
+def _less(what: str, shown: str, value: float, wanted: float | None) -> Figure:
+    return Figure(what, shown, f"at most {wanted}" if wanted else "", value <= wanted if wanted else None)
+
+
+def train(case: Case, outputs: Path) -> Job:
+    """One job of FluxGym's trainer over examples/riso, without samples; its final LoRA is saved."""
+    settings: dict[str, object] = {
+        "resolution": case.resolution,
+        "train_batch_size": case.batch,
+        "max_train_steps": case.steps,
+    }
+    settings |= {"network_dim": RANK, "network_alpha": RANK, "learning_rate": "1e-4", "base_model": str(case.base)}
+    settings |= {"enable_checkpointing": False, "save_every_n_epochs": 0, "lora_name": "bench", "num_repeats": 1000}
+    settings |= {"mixed_precision": "no", "save_precision": "float", "gradient_checkpointing": False}
+    outputs.mkdir()
+    made = create_run(outputs, resolve_config(settings), "cli", lambda to: copy_dataset(riso(), to) and None)
+    begun = time.time()
+    command = [sys.executable, "-m", "fluxcore.training", "--outputs", str(outputs), "--run", "bench", "--attempt", "1"]
+    whole, peak = finished(command)
+    at = [event.time.timestamp() for event in read_events(made.path) if event.type == "train.step"]
+    assert len(at) == case.steps
+    return Job((len(at) - WARM_UP) / (at[-1] - at[WARM_UP - 1]), at[0] - begun, whole, peak)
+
+
+def bare(case: Case) -> float:
+    """Steps a second of the bare loop."""
+    command = [sys.executable, "-m", "benchmarks.training.bare", str(case.base / "transformer")]
+    numbers = {"batch": case.batch, "tokens": case.tokens, "text-tokens": text_tokens(), "rank": RANK}
+    for name, value in {**numbers, "steps": case.steps}.items():
+        command += [f"--{name}", str(value)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment())
+    return float(json.loads(done.stdout.splitlines()[-1])["steps_per_second"])
+
+
+def peer(case: Case, script: Path, folder: Path) -> Job:
+    """One job of diffusers' script; its steps are timed by its own progress bar."""
+    folder.mkdir()
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for picture in riso().glob("*.png"):
+        (pictures / picture.name).write_bytes(picture.read_bytes())
+    path = environment()
+    if importlib.util.find_spec("torchvision") is None:
+        write_stand_in(folder)
+        path["PYTHONPATH"] = f"{folder}{os.pathsep}{path['PYTHONPATH']}"
+    options = {
+        "pretrained_model_name_or_path": case.base,
+        "instance_data_dir": pictures,
+        "instance_prompt": "r1so",
+        "output_dir": folder / "out",
+        "resolution": case.resolution,
+        "train_batch_size": case.batch,
+        "max_train_steps": case.steps,
+        "rank": RANK,
+        "lora_alpha": RANK,
+        "lora_layers": LAYERS,
+        "max_sequence_length": text_tokens(),
+        "checkpointing_steps": 10**6,
+        "learning_rate": "1e-4",
+        "lr_warmup_steps": 0,
+        "mixed_precision": "no",
+        "repeats": 100,
+        "seed": 1,
+    }
+    command = [sys.executable, str(script), "--cache_latents"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder, env=path)
+    assert process.stderr is not None
+    seen, said = _bars(process.stderr)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"diffusers' script failed:\n{said[-3000:]}")
+    whole = time.perf_counter() - started
+    timed = [(step, at) for step, at in seen if step >= WARM_UP]
+    speed = (timed[-1][0] - timed[0][0]) / (timed[-1][1] - timed[0][1])
+    return Job(speed, seen[0][1] - started, whole, used.ru_maxrss / 1024)
+
+
+def _bars(stream: IO[bytes]) -> tuple[list[tuple[int, float]], str]:
+    """Steps and when its progress bar first showed each, and all that was said."""
+    seen: dict[int, float] = {}
+    said = ""
+    while chunk := os.read(stream.fileno(), 65536):
+        now = time.perf_counter()
+        said += chunk.decode(errors="replace")
+        for match in _BAR.finditer(said[-4000:]):
+            if int(match[1]):
+                seen.setdefault(int(match[1]), now)
+    return sorted(seen.items()), said
+
+
+def finished(command: list[str]) -> tuple[float, float]:
+    """Run a command; its wall seconds and peak memory in MiB."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=PROJECT_ROOT, env=environment())
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return time.perf_counter() - started, used.ru_maxrss / 1024
+
+
+def environment() -> dict[str, str]:
+    """Ours, the project importable."""
+    return {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+
+
+def riso() -> Path:
+    """The pictures."""
+    return PROJECT_ROOT / "examples" / "riso"
+
+
+def text_tokens() -> int:
+    """flux-mini's text length in tokens."""
+    return find_model("flux-mini").tokens
+
+
+if __name__ == "__main__":
+    sys.exit(main())

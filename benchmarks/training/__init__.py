@@ -1,0 +1,1 @@
+"""What `bench train` runs in processes of their own."""
