@@ -1,8 +1,8 @@
 """`./fluxgym bench train`: FluxGym's trainer against the bare loop and against diffusers' own Flux LoRA script.
 
 Steps a second of flux-mini (batch 1 and 4) and of a transformer of 145 million parameters at 256 image tokens, time
-from the process's start to the first step, wall time of a whole job, and peak memory. Rounds interleaved; a ratio is the
-middle one of its rounds. `--diffusers PATH` names `examples/dreambooth/train_dreambooth_lora_flux.py` of a copy of
+from the process's start to the first step, wall time of a whole job, and peak memory. Rounds interleaved; a ratio is
+the middle one of its rounds. `--diffusers PATH` names `examples/dreambooth/train_dreambooth_lora_flux.py` of a copy of
 diffusers; it gets the same base, pictures, rank and layers.
 """
 
