@@ -9,7 +9,6 @@ diffusers; it gets the same base, pictures, rank and layers.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -24,7 +23,6 @@ from typing import IO
 
 from benchmarks.campaigns.report import Figure, show
 from benchmarks.training.bare import WARM_UP
-from benchmarks.training.transforms import write_stand_in
 from fluxcore.config import resolve_config
 from fluxcore.dataset import copy_dataset
 from fluxcore.log import read_events
@@ -75,11 +73,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="of flux-mini; the large one does a tenth")
     asked = parser.parse_args()
-    mini = find_model("flux-mini").path
-    assert mini is not None
     with tempfile.TemporaryDirectory(prefix="fluxgym-bench-") as place:
-        large = Path(place) / "large"
-        subprocess.run([sys.executable, "-m", "benchmarks.training.base", str(large)], check=True)
+        mini, large = Path(place) / "mini", Path(place) / "large"
+        finished([sys.executable, "-m", "benchmarks.training.base", str(mini)])
+        finished([sys.executable, "-m", "benchmarks.training.base", str(large), "--large"])
         tenth = max(2 * WARM_UP, asked.steps // 10)
         cases = [
             Case("flux-mini, batch 1", mini, 64, 1, asked.steps),
@@ -158,7 +155,7 @@ def train(case: Case, outputs: Path) -> Job:
 def bare(case: Case) -> float:
     """Steps a second of the bare loop."""
     command = [sys.executable, "-m", "benchmarks.training.bare", str(case.base / "transformer")]
-    numbers = {"batch": case.batch, "tokens": case.tokens, "text-tokens": text_tokens(), "rank": RANK}
+    numbers = {"batch": case.batch, "tokens": case.tokens, "text-tokens": text_tokens(case), "rank": RANK}
     for name, value in {**numbers, "steps": case.steps}.items():
         command += [f"--{name}", str(value)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment())
@@ -172,10 +169,6 @@ def peer(case: Case, script: Path, folder: Path) -> Job:
     pictures.mkdir()
     for picture in riso().glob("*.png"):
         (pictures / picture.name).write_bytes(picture.read_bytes())
-    path = environment()
-    if importlib.util.find_spec("torchvision") is None:
-        write_stand_in(folder)
-        path["PYTHONPATH"] = f"{folder}{os.pathsep}{path['PYTHONPATH']}"
     options = {
         "pretrained_model_name_or_path": case.base,
         "instance_data_dir": pictures,
@@ -187,7 +180,7 @@ def peer(case: Case, script: Path, folder: Path) -> Job:
         "rank": RANK,
         "lora_alpha": RANK,
         "lora_layers": LAYERS,
-        "max_sequence_length": text_tokens(),
+        "max_sequence_length": text_tokens(case),
         "checkpointing_steps": 10**6,
         "learning_rate": "1e-4",
         "lr_warmup_steps": 0,
@@ -195,11 +188,13 @@ def peer(case: Case, script: Path, folder: Path) -> Job:
         "repeats": 100,
         "seed": 1,
     }
-    command = [sys.executable, str(script), "--cache_latents"]
+    command = [sys.executable, "-m", "benchmarks.training.peer", str(script.absolute()), "--cache_latents"]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder, env=path)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder, env=environment()
+    )
     assert process.stderr is not None
     seen, said = _bars(process.stderr)
     _, status, used = os.wait4(process.pid, 0)
@@ -246,9 +241,9 @@ def riso() -> Path:
     return PROJECT_ROOT / "examples" / "riso"
 
 
-def text_tokens() -> int:
-    """flux-mini's text length in tokens."""
-    return find_model("flux-mini").tokens
+def text_tokens(case: Case) -> int:
+    """T5 tokens of a caption, as FluxGym takes them for that base."""
+    return find_model(str(case.base)).tokens
 
 
 if __name__ == "__main__":

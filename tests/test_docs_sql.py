@@ -41,14 +41,15 @@ def test_the_examples_run(capsys, outputs):
 
 def test_the_raw_logs_open_in_a_plain_duckdb(outputs, monkeypatch):
     with open(outputs / "b" / "events.jsonl", "ab") as file:
-        file.write(b'{"torn')
+        file.write(b'{"v":1,"ts":5,"type":"train.step"}\n{"torn')
+    (outputs / "b").rename(outputs / "c")  # a run is its folder, not what its lines say
     monkeypatch.chdir(outputs.parent)
     statement, export, together = re.findall(r"```sql\n(.+?)```", TEXT, re.S)
     example = re.search(r"Then, for example: `(.+?)`", TEXT)[1]
     with duckdb.connect() as shell:
         shell.execute(statement)
-        assert sorted(shell.execute(example).fetchall()) == [("b", 2), ("demo", 2)]
+        assert sorted(shell.execute(example).fetchall()) == [("c", 2), ("demo", 2)]
         assert shell.execute("SELECT count(*) FROM events").fetchone() == (6,)
         shell.execute(export)
     with duckdb.connect() as elsewhere:  # another machine has only the file
-        assert elsewhere.execute(together).fetchall() == [("b", 2, 0.5), ("demo", 2, 0.5)]
+        assert elsewhere.execute(together).fetchall() == [("c", 2, 0.5), ("demo", 2, 0.5)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -15,7 +17,7 @@ from fluxcore.errors import UserError
 from fluxcore.runs.files import PROJECT_ROOT
 
 from .install import InstallError, install
-from .out import note
+from .out import note, say
 
 EXIT_NO_BROWSER = 1
 SIDE_BY_SIDE = ["-n", "2", "--dist", "loadgroup"]
@@ -39,11 +41,20 @@ def test(context: typer.Context) -> int:
     return subprocess.run(command, cwd=PROJECT_ROOT, env=environment).returncode
 
 
-def bench(context: typer.Context, name: str) -> int:
-    """Print one of the project's figures (see benchmarks/); further arguments go to it."""
-    known = sorted(file.stem.replace("_", "-") for file in (PROJECT_ROOT / "benchmarks").glob("[a-z]*.py"))
-    if name not in known:
-        raise UserError(f"there is no benchmark {name!r}; there are {', '.join(known)}")
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)] = "--help",
+) -> int:
+    """Print one of the project's figures (see benchmarks/); further arguments, --help included, go to it."""
+    files = {file.stem.replace("_", "-"): file for file in sorted((PROJECT_ROOT / "benchmarks").glob("[a-z]*.py"))}
+    if name in ("-h", "--help"):
+        say("Usage: fluxgym bench NAME [--help] …\n")
+        for known, file in files.items():
+            module = ast.get_docstring(ast.parse(file.read_text())) or ""
+            say(f"  {known:<14}{module.splitlines()[0].partition(': ')[2]}")
+        return 0
+    if name not in files:
+        raise UserError(f"there is no benchmark {name!r}; there are {', '.join(files)}")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
     command = [sys.executable, "-m", f"benchmarks.{name.replace('-', '_')}", *context.args]
     return subprocess.run(command, cwd=PROJECT_ROOT, env=environment).returncode
