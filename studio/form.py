@@ -10,7 +10,7 @@ from fluxcore.alerts import load_targets
 from fluxcore.config import GROUPS, VRAM_PRESETS, ConfigError, RunConfig, defaults, parse_config
 from fluxcore.config.names import slugify
 from fluxcore.errors import UserError
-from fluxcore.models.registry import find_model, list_models
+from fluxcore.models.registry import find_model, list_models, registry_problems
 
 from .drafts import Draft
 
@@ -117,9 +117,11 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
             options=[model.name for model in list_models()],
             format_func=_model_title,
             accept_new_options=True,
-            placeholder="A model, or the path of a diffusers folder",
+            placeholder="A model, or the path of a folder with one",
             **common,
         )
+        for problem in registry_problems():
+            st.caption(f":orange[:material/warning: {problem}]")
     elif name == "vram":
         st.segmented_control(options=list(VRAM_PRESETS), required=True, width="stretch", **common)
     elif name == "sample_prompts":

@@ -70,7 +70,7 @@ class RunConfig(BaseModel):
     base_model: str = _option(
         "flux-mini",
         "lora",
-        "The model to train on: a name of the registry, or the path of a local diffusers folder.",
+        "The model to train on: a name of the list, or the path of a folder that holds one (diffusers' or ComfyUI's).",
         advanced=False,
         max_length=MOST_PATH,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxcore.config import RunConfig
+from fluxcore.models.registry import find_model
 from fluxcore.training.prompts import SamplePrompt, parse_prompts
 
 from .place import MODEL_FILES
@@ -137,7 +138,7 @@ def sample_prompts(config: RunConfig) -> list[tuple[SamplePrompt, int]]:
     """What to draw, and the seed of each; nothing where sampling is off. Raises ValueError with the line at fault."""
     if not config.sample_every_n_steps:
         return []
-    prompts = parse_prompts(config.sample_prompts)
+    prompts = parse_prompts(config.sample_prompts, find_model(config.base_model).sample_steps)
     return [
         (prompt, config.seed + index if prompt.seed is None else prompt.seed) for index, prompt in enumerate(prompts)
     ]

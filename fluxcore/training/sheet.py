@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fluxcore.config import parse_saved
 from fluxcore.errors import UserError
 from fluxcore.models.loading import TextSide, load_image_side, locate
-from fluxcore.models.registry import find_model
+from fluxcore.models.registry import find_model, use_outputs
 from fluxcore.runs import load_run
 
 from .lora_file import read_lora
@@ -76,15 +76,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=8, help="how many of them")
     arguments = parser.parse_args(argv)
     try:
-        folder, state = load_run(arguments.outputs.absolute(), arguments.run)
+        folder, state = load_run(use_outputs(arguments.outputs.absolute()), arguments.run)
         config = parse_saved(state.config)
         if not folder.final_weights.is_file():
             raise UserError(f"{arguments.run} has no finished LoRA yet")
         lines = arguments.prompts.read_text() if arguments.prompts else config.sample_prompts
-        prompts = parse_prompts(lines)[: arguments.count]
+        model = find_model(config.base_model)
+        prompts = parse_prompts(lines, model.sample_steps)[: arguments.count]
         if not prompts:
             raise UserError(f"{arguments.run} has no sample prompts; name a file of them with --prompts")
-        model = find_model(config.base_model)
         before, after = before_and_after(
             locate(model), folder.final_weights, prompts, model.tokens, config.resolution, config.seed
         )

@@ -82,7 +82,8 @@ class Training:
         config, folder = self.config, self.folder
         accelerator = Accelerator(mixed_precision="no")  # precision is set below, on the base alone
         device, dtype = accelerator.device, DTYPES[config.mixed_precision]
-        self.prompts = _prompts(config)
+        self.model = find_model(config.base_model)
+        self.prompts = _prompts(config, self.model)
         self.pictures = list_pictures(folder.dataset)
         if not self.pictures:
             raise TrainingError(Exit.BAD_DATA, f"there are no pictures in {folder.dataset}")
@@ -92,7 +93,6 @@ class Training:
         self.last_epoch = math.ceil(self.total_steps / self.steps_per_epoch)
 
         # The base model: found, its text side used and freed, then its image side.
-        self.model = find_model(config.base_model)
         base = self._find_base(self.model)
         self.phase("load")
         text = TextSide(base, self.model.tokens, dtype, device)
@@ -365,9 +365,9 @@ class Training:
         set_peft_model_state_dict(transformer, theirs)
 
 
-def _prompts(config: RunConfig) -> list[SamplePrompt]:
+def _prompts(config: RunConfig, model: BaseModel) -> list[SamplePrompt]:
     try:
-        return parse_prompts(config.sample_prompts)
+        return parse_prompts(config.sample_prompts, model.sample_steps)
     except ValueError as error:
         raise TrainingError(Exit.BAD_CONFIG, str(error)) from None
 
