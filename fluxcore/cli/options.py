@@ -28,7 +28,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def outputs_folder(given: Path | None) -> Path:
-    """The outputs folder as an absolute path; a relative one counts from the caller's directory. Its own models count."""
+    """The outputs folder as an absolute path; a relative one counts from the caller's directory."""
     return use_outputs(default_outputs() if given is None else given.absolute())
 
 
