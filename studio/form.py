@@ -51,10 +51,11 @@ LABELS = {
     "gpu_ids": "GPUs (empty: any one)",
     "mixed_precision": "Precision of the base model",
     "save_precision": "Precision of the saved LoRA",
-    "pretrained_model_name_or_path": "FLUX file (sd-scripts)",
-    "ae": "Autoencoder file (sd-scripts)",
-    "clip_l": "CLIP-L file (sd-scripts)",
-    "t5xxl": "T5 file (sd-scripts)",
+    "pretrained_model_name_or_path": "Transformer file",
+    "ae": "Autoencoder file",
+    "clip_l": "CLIP-L file",
+    "t5xxl": "T5 file",
+    "tokenizer_cache_dir": "Tokenizers folder",
 }
 PROMINENT = ("lora_name", "concept_sentence", "base_model", "vram", "num_repeats", "max_train_epochs", "resolution")
 

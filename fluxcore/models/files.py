@@ -30,11 +30,31 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
+class SingleFiles:
+    """A base model on this machine in single files: the path of each part, and where its tokenizers are to be found.
+
+    `tokenizers`: a folder that a person named; "" = where they usually are (see tokenizers.py).
+    """
+
+    files: Mapping[str, Path]
+    tokenizers: str = ""
+
+    def __str__(self) -> str:
+        return str(self.files[PARTS[0]])
+
+
+@dataclass(frozen=True)
 class FileFolder:
     """What a folder holds: `files`, part → absolute path; `unclear`, part → why there is none or more than one."""
 
     files: Mapping[str, str]
     unclear: Mapping[str, str]
+
+
+def is_schnell(transformer: Path) -> bool:
+    """Whether a transformer's file is of FLUX.1-schnell's kind: it has no guidance embedding."""
+    keys = safetensors_keys(transformer)
+    return bool(keys) and not any("guidance_in." in key for key in keys)
 
 
 def scan_folder(folder: Path) -> FileFolder:

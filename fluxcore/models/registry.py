@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -14,7 +15,7 @@ from typing import Any
 from fluxcore.errors import UserError
 from fluxcore.runs.files import default_outputs
 
-from .files import PARTS, FileFolder, scan_folder
+from .files import PARTS, FileFolder, is_schnell, scan_folder
 
 REGISTRY_FILE = Path(__file__).with_name("registry.toml")
 OWN_FILE = "models.toml"
@@ -22,6 +23,8 @@ OWN_VARIABLE = "FLUXGYM_MODELS"
 FAMILIES = ("flux",)
 DEFAULT_TOKENS = 512
 DEFAULT_SAMPLE_STEPS = 20
+SCHNELL: dict[str, Any] = {"tokens": 256, "sample_steps": 4, "defaults": {"timestep_sampling": "sigmoid"}}
+"""What a model without a guidance embedding needs, where nobody says otherwise; flux-schnell's entry says the same."""
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+)")
 """A file on the Hub, `owner/repository:file`."""
 
@@ -116,14 +119,48 @@ def find_model(name_or_path: str) -> BaseModel:
 def _in_folder(folder: Path, **entry: Any) -> BaseModel:
     """The model in `folder`: of diffusers' layout, or of single files as ComfyUI and Forge keep them."""
     if (folder / "model_index.json").is_file():
-        return BaseModel(path=folder, **entry)
+        return BaseModel(path=folder, **(SCHNELL if _is_schnell_folder(folder) else {}) | entry)
     found: FileFolder = scan_folder(folder)
     if not found.files:
         raise ModelNotFound(
             f"there is no base model in {folder}: neither model_index.json (a diffusers folder) nor FLUX files "
             "such as flux1-dev.safetensors, ae.safetensors, clip_l.safetensors and t5xxl_fp16.safetensors"
         )
-    return BaseModel(files=found.files, unclear=found.unclear, **entry)
+    schnell = PARTS[0] in found.files and is_schnell(Path(found.files[PARTS[0]]))
+    return BaseModel(files=found.files, unclear=found.unclear, **(SCHNELL if schnell else {}) | entry)
+
+
+def _is_schnell_folder(folder: Path) -> bool:
+    try:
+        return json.loads((folder / "transformer" / "config.json").read_text())["guidance_embeds"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def base_files(model: BaseModel, given: Mapping[str, str]) -> dict[str, str]:
+    """Where the single files of a base model lie: `given`, a config's own paths by part ("" = none), over the model's.
+
+    Part → path, or `owner/repository:file`; {} where it is no model of single files and none is given. Raises
+    ModelNotFound, saying what to set.
+    """
+    own = {part: path for part in PARTS if (path := given.get(part))}
+    files = {**model.files, **own}
+    if not files:
+        return {}
+    if model.path is not None:
+        raise ModelNotFound(
+            f"{', '.join(own)} can't be combined with {model.name}, a diffusers folder: set base_model to what the "
+            "files are, such as flux-dev"
+        )
+    missing = [part for part in PARTS if part not in files]
+    if missing:
+        why = "; ".join(f"{part}: {model.unclear[part]}" for part in missing if part in model.unclear)
+        raise ModelNotFound(f"set {', '.join(missing)} to their paths ({why or 'all four files are needed'})")
+    for part, path in files.items():
+        local = part in own or not HUB_FILE.fullmatch(path)
+        if local and not (os.path.isabs(path) and os.path.isfile(path)):
+            raise ModelNotFound(f"{part}: there is no file {path}; give the absolute path of one")
+    return files
 
 
 def _read_all() -> tuple[dict[str, BaseModel], list[str]]:

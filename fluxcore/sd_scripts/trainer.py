@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures
+from fluxcore.models.locating import is_remote, locate_files
+from fluxcore.models.registry import find_model
 from fluxcore.runs.checkpoints import safetensors_keys
 from fluxcore.runs.retention import prune_states
 from fluxcore.tail import last_lines
@@ -47,6 +50,7 @@ def run(order: Order, stopping: Callable[[], bool]) -> int:
     pictures = list_pictures(folder.dataset)
     if not pictures:
         raise TrainingError(Exit.BAD_DATA, f"there are no pictures in {folder.dataset}")
+    order = replace(order, config=_with_files(order))
     plan = Plan(order.step, config.total_steps(len(pictures)), config.steps_per_epoch(len(pictures)))
     if order.resume_from is not None:
         _check_state(order.resume_from, plan)
@@ -58,6 +62,19 @@ def run(order: Order, stopping: Callable[[], bool]) -> int:
         return Attempt(order, scripts, files, plan).follow(stopping)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _with_files(order: Order) -> RunConfig:
+    """The config with the paths of its base model's files, fetched first where they are on the Hub."""
+    model = find_model(order.config.base_model)
+    if is_remote(model, order.config):
+        order.log.append("phase.started", {"phase": "download", "total": None, "unit": "files"})
+
+    def report(done: float, total: float) -> None:
+        order.log.append("phase.progress", {"phase": "download", "done": done, "total": total})
+
+    files = locate_files(model, report, order.config)
+    return order.config.model_copy(update={part: str(path) for part, path in files.items()})
 
 
 class Attempt:

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fluxcore.config import parse_saved
 from fluxcore.errors import UserError
-from fluxcore.models.loading import TextSide, load_image_side, locate
+from fluxcore.models.loading import TextSide, load_image_side
+from fluxcore.models.locating import Base, locate
 from fluxcore.models.registry import find_model, use_outputs
 from fluxcore.runs import load_run
 
@@ -32,7 +33,7 @@ MARGIN = 64
 
 
 def before_and_after(
-    base: Path, lora: Path, prompts: list[SamplePrompt], tokens: int, resolution: int, seed: int
+    base: Base, lora: Path, prompts: list[SamplePrompt], tokens: int, resolution: int, seed: int
 ) -> tuple[list[Image.Image], list[Image.Image]]:
     """The prompts drawn by the base at `base`, and by the base with `lora` loaded as diffusers loads it."""
     cpu = torch.device("cpu")
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         if not prompts:
             raise UserError(f"{arguments.run} has no sample prompts; name a file of them with --prompts")
         before, after = before_and_after(
-            locate(model), folder.final_weights, prompts, model.tokens, config.resolution, config.seed
+            locate(model, config=config), folder.final_weights, prompts, model.tokens, config.resolution, config.seed
         )
     except (UserError, OSError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -28,7 +28,8 @@ from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures
 from fluxcore.log import PatientLog
 from fluxcore.models.flux import LORA_TARGETS, PromptBatch, pack, predict_velocity
-from fluxcore.models.loading import PromptEmbedding, TextSide, load_image_side, locate
+from fluxcore.models.loading import PromptEmbedding, TextSide, load_image_side
+from fluxcore.models.locating import Base, is_remote, locate
 from fluxcore.models.registry import BaseModel, find_model
 from fluxcore.runs.files import RunFolder
 from fluxcore.runs.retention import prune_states
@@ -340,10 +341,10 @@ class Training:
             pace = f"lr {rate:.2e}  {1 / seconds:.2f} it/s"
             print(f"step {step}/{self.total_steps}  epoch {epoch}  loss {loss:.4f}  {pace}", flush=True)
 
-    def _find_base(self, model: BaseModel) -> Path:
-        if model.path is None:
+    def _find_base(self, model: BaseModel) -> Base:
+        if is_remote(model, self.config):
             self.phase("download", unit="files")
-        return locate(model, self.progress("download"))
+        return locate(model, self.progress("download"), self.config)
 
     def _continue_from(self, transformer: torch.nn.Module, path: Path) -> None:
         """Put the LoRA at `path` into the adapter: same layers, same rank, and the strength that it had."""

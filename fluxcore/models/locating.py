@@ -1,0 +1,75 @@
+"""Where a base model lies on this machine, fetched first where it has to be. No torch: sd-scripts' trainer asks too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .download import fetch_file, fetch_repository
+from .errors import DownloadError, ModelError
+from .files import PARTS, SingleFiles
+from .registry import HUB_FILE, BaseModel, base_files
+from .tokenizers import DOWNLOADS, find_tokenizers
+
+if TYPE_CHECKING:
+    from fluxcore.config import RunConfig
+
+Progress = Callable[[float, float], None]
+Base = Path | SingleFiles
+"""A diffusers folder, or single files."""
+
+
+def is_remote(model: BaseModel, config: RunConfig | None = None) -> bool:
+    """Whether some of it comes from the Hub (or its cache on this machine). Raises ModelNotFound."""
+    files = base_files(model, _given(config))
+    return any(HUB_FILE.fullmatch(path) for path in files.values()) or (not files and model.repo is not None)
+
+
+def locate(model: BaseModel, on_progress: Progress | None = None, config: RunConfig | None = None) -> Base:
+    """The base model as it lies here: `config` may name its single files. Fetched from the Hub (with HF_TOKEN) where
+    it is not local; `on_progress(done, total)` counts what is fetched.
+
+    Raises ModelNotFound, ModelError or DownloadError.
+    """
+    if files := locate_files(model, on_progress, config):
+        return _with_tokenizers(files, model, config)
+    if model.path is not None:
+        if not (model.path / "model_index.json").is_file():
+            raise ModelError(f"the base model {model.name} is not at {model.path}: no model_index.json there")
+        return model.path
+    if model.repo is None:
+        raise ModelError(f"the base model {model.name} has no place: set {', '.join(PARTS)} to its files")
+    return fetch_repository(model.repo, on_progress)
+
+
+def locate_files(
+    model: BaseModel, on_progress: Progress | None = None, config: RunConfig | None = None
+) -> dict[str, Path]:
+    """The base model's single files by part, as `locate` finds them; {} where it has none."""
+    files = base_files(model, _given(config))
+    found = {part: HUB_FILE.fullmatch(where) for part, where in files.items()}
+    return {
+        part: fetch_file(hub["repo"], hub["file"], on_progress) if (hub := found[part]) else Path(where)
+        for part, where in files.items()
+    }
+
+
+def _with_tokenizers(files: dict[str, Path], model: BaseModel, config: RunConfig | None) -> SingleFiles:
+    base = SingleFiles(files, config.tokenizer_cache_dir if config else "")
+    try:
+        find_tokenizers(base.tokenizers, files[PARTS[0]])
+    except ModelError:
+        if base.tokenizers or not is_remote(model, config):  # a person's own files are used without a network
+            raise
+        for repo, names in DOWNLOADS.items():
+            for name in names:
+                fetch_file(repo, name)
+    return base
+
+
+def _given(config: RunConfig | None) -> dict[str, str]:
+    return {part: str(getattr(config, part)) for part in PARTS} if config else {}
+
+
+__all__ = ["Base", "DownloadError", "ModelError", "Progress", "is_remote", "locate"]
