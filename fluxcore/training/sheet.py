@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fluxcore.config import parse_saved
 from fluxcore.errors import UserError
-from fluxcore.models.loading import TextSide, load_image_side
+from fluxcore.models.family import Family, family_of
 from fluxcore.models.locating import Base, locate
 from fluxcore.models.registry import find_model, use_outputs
 from fluxcore.runs import load_run
@@ -33,18 +33,18 @@ MARGIN = 64
 
 
 def before_and_after(
-    base: Base, lora: Path, prompts: list[SamplePrompt], tokens: int, resolution: int, seed: int
+    family: Family, base: Base, lora: Path, prompts: list[SamplePrompt], tokens: int, resolution: int, seed: int
 ) -> tuple[list[Image.Image], list[Image.Image]]:
     """The prompts drawn by the base at `base`, and by the base with `lora` loaded as diffusers loads it."""
     cpu = torch.device("cpu")
-    text = TextSide(base, tokens, torch.float32, cpu)
+    text = family.load_text_side(base, tokens, torch.float32, cpu)
     embeddings = {words: text.encode(words) for prompt in prompts for words in (prompt.text, prompt.negative)}
     del text
-    pipeline = load_image_side(base, torch.float32, cpu)
+    pipeline = family.load_image_side(base, torch.float32, cpu)
 
     def row() -> list[Image.Image]:
         seeds = (seed + i if prompt.seed is None else prompt.seed for i, prompt in enumerate(prompts))
-        return [draw(pipeline, p, embeddings, resolution, s) for p, s in zip(prompts, seeds, strict=True)]
+        return [draw(family, pipeline, p, embeddings, resolution, s) for p, s in zip(prompts, seeds, strict=True)]
 
     before = row()
     pipeline.load_lora_weights(to_diffusers(read_lora(lora)[0]))
@@ -87,7 +87,13 @@ def main(argv: list[str] | None = None) -> int:
         if not prompts:
             raise UserError(f"{arguments.run} has no sample prompts; name a file of them with --prompts")
         before, after = before_and_after(
-            locate(model, config=config), folder.final_weights, prompts, model.tokens, config.resolution, config.seed
+            family_of(model),
+            locate(model, config=config),
+            folder.final_weights,
+            prompts,
+            model.tokens,
+            config.resolution,
+            config.seed,
         )
     except (UserError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
