@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,8 +59,14 @@ def test_what_is_missing_or_does_not_fit_is_said_before_a_start(four: dict[str, 
 
 
 def test_files_of_a_folder_and_of_the_hub(four: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched = []
-    monkeypatch.setattr(locating, "fetch_file", lambda repo, file, _=None: fetched.append((repo, file)) or Path(file))
+    fetched: list[tuple[str, str]] = []
+
+    def fetch(wanted: Iterable[tuple[str, str]], on_progress: object = None) -> list[Path]:
+        wanted = list(wanted)
+        fetched.extend(wanted)
+        return [Path(file) for _, file in wanted]
+
+    monkeypatch.setattr(locating, "fetch_files", fetch)
     config = parse_config({**four, "base_model": "flux-dev", "tokenizer_cache_dir": str(MINI)})
     base = locating.locate(find_model("flux-dev"), config=config)
     assert base == SingleFiles({part: Path(path) for part, path in four.items()}, str(MINI))

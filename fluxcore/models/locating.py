@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .download import fetch_file, fetch_repository
+from .download import fetch_files, fetch_repository
 from .errors import DownloadError, ModelError
 from .files import PARTS, SingleFiles
 from .registry import HUB_FILE, BaseModel, base_files
@@ -48,11 +48,10 @@ def locate_files(
 ) -> dict[str, Path]:
     """The base model's single files by part, as `locate` finds them; {} where it has none."""
     files = base_files(model, _given(config))
-    found = {part: HUB_FILE.fullmatch(where) for part, where in files.items()}
-    return {
-        part: fetch_file(hub["repo"], hub["file"], on_progress) if (hub := found[part]) else Path(where)
-        for part, where in files.items()
-    }
+    hub = {part: found for part, where in files.items() if (found := HUB_FILE.fullmatch(where))}
+    fetched = fetch_files([(found["repo"], found["file"]) for found in hub.values()], on_progress)
+    local = dict(zip(hub, fetched, strict=True))
+    return {part: local.get(part) or Path(where) for part, where in files.items()}
 
 
 def _with_tokenizers(files: dict[str, Path], model: BaseModel, config: RunConfig | None) -> SingleFiles:
@@ -62,9 +61,7 @@ def _with_tokenizers(files: dict[str, Path], model: BaseModel, config: RunConfig
     except ModelError:
         if base.tokenizers or not is_remote(model, config):  # a person's own files are used without a network
             raise
-        for repo, names in DOWNLOADS.items():
-            for name in names:
-                fetch_file(repo, name)
+        fetch_files((repo, name) for repo, names in DOWNLOADS.items() for name in names)
     return base
 
 

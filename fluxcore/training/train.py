@@ -343,7 +343,7 @@ class Training:
 
     def _find_base(self, model: BaseModel) -> Base:
         if is_remote(model, self.config):
-            self.phase("download", unit="files")
+            self.phase("download", unit="bytes")
         return locate(model, self.progress("download"), self.config)
 
     def _continue_from(self, transformer: torch.nn.Module, path: Path) -> None:
