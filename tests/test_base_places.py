@@ -82,6 +82,15 @@ def test_files_of_a_folder_and_of_the_hub(four: dict[str, str], monkeypatch: pyt
     assert (T5_REPO, "spiece.model") in fetched and (CLIP_REPO, "merges.txt") in fetched
 
 
+def test_the_files_behind_a_part_are_told_of_either_layout(four: dict[str, str]) -> None:
+    assert locating.files_behind(MINI, ["vae"]) == [
+        MINI / "vae" / "config.json", MINI / "vae" / "diffusion_pytorch_model.safetensors",
+    ]  # fmt: skip
+    base = SingleFiles({part: Path(path) for part, path in four.items()}, str(MINI))
+    assert locating.files_behind(base, ["vae", "text_encoder_2"]) == sorted([Path(four["ae"]), Path(four["t5xxl"])])
+    assert MINI / "tokenizer_2" / "tokenizer.json" in locating.files_behind(base, ["tokenizer_2"])
+
+
 def test_a_model_without_any_place_says_what_to_set() -> None:
     with pytest.raises(ModelError, match="set pretrained_model_name_or_path, ae, clip_l, t5xxl to its files"):
         locating.locate(BaseModel(name="m", title="m"))

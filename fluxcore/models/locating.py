@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fluxcore.config import RunConfig
 
 Progress = Callable[[float, float], None]
+_FOLDERS = dict(zip(("transformer", "vae", "text_encoder", "text_encoder_2"), PARTS, strict=True))
 Base = Path | SingleFiles
 """A diffusers folder, or single files."""
 
@@ -54,6 +55,23 @@ def locate_files(
     return {part: local.get(part) or Path(where) for part, where in files.items()}
 
 
+def files_behind(base: Base, parts: Iterable[str]) -> list[Path]:
+    """The files that make up these parts of a base model, named as diffusers' subfolders are, such as `vae`.
+
+    By them a cache knows whether a model is still the one that it holds something of.
+    """
+    if isinstance(base, Path):
+        return sorted(path for part in parts for path in (base / part).rglob("*") if path.is_file())
+    found: list[Path] = []
+    for part in parts:
+        if part in _FOLDERS:
+            found.append(base.files[_FOLDERS[part]])
+        elif part in ("tokenizer", "tokenizer_2"):
+            clip, t5 = find_tokenizers(base.tokenizers, base.files[PARTS[0]])
+            found += [path for path in (clip if part == "tokenizer" else t5).rglob("*") if path.is_file()]
+    return sorted(found)
+
+
 def _with_tokenizers(files: dict[str, Path], model: BaseModel, config: RunConfig | None) -> SingleFiles:
     base = SingleFiles(files, config.tokenizer_cache_dir if config else "")
     try:
@@ -69,4 +87,4 @@ def _given(config: RunConfig | None) -> dict[str, str]:
     return {part: str(getattr(config, part)) for part in PARTS} if config else {}
 
 
-__all__ = ["Base", "DownloadError", "ModelError", "Progress", "is_remote", "locate"]
+__all__ = ["Base", "DownloadError", "ModelError", "Progress", "files_behind", "is_remote", "locate", "locate_files"]
