@@ -35,7 +35,7 @@ def test_devs_training_and_sampling_shift_alike_and_schnells_sampler_not_at_all(
     pipeline: Any, tmp_path: Any, width: int, height: int
 ) -> None:
     tokens = (width // 16) * (height // 16)
-    mu = FLUX_1.sampling_mu(pipeline, tokens)
+    mu = FLUX_1.sampling_mu(pipeline, tokens, 20)
     assert mu == pytest.approx(FLUX_1.training_mu(tokens))
     pipeline.scheduler.set_timesteps(sigmas=[1.0, 0.5], mu=mu)
     k = torch.tensor(mu).exp()
@@ -43,7 +43,7 @@ def test_devs_training_and_sampling_shift_alike_and_schnells_sampler_not_at_all(
     path = header_only(tmp_path / "schnell.sft", bfl_shapes(1, 1, guidance=False))
     pipeline.scheduler, dev = scheduler_for(path), pipeline.scheduler
     try:
-        assert FLUX_1.sampling_mu(pipeline, tokens) is None
+        assert FLUX_1.sampling_mu(pipeline, tokens, 20) is None
     finally:
         pipeline.scheduler = dev
 

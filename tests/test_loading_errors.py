@@ -8,7 +8,13 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from fluxcore.models.download import explained
 from fluxcore.models.errors import DownloadError
@@ -29,6 +35,7 @@ def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
         (answered(RepositoryNotFoundError, 404), None, ["no model black-forest-labs/FLUX.1-dev"]),
         (answered(HfHubHTTPError, 401), "hf_x", ["does not accept HF_TOKEN", "settings/tokens"]),
         (answered(HfHubHTTPError, 503), None, ["could not be downloaded (503"]),
+        (OfflineModeIsEnabled("x"), None, ["HF_HUB_OFFLINE forbids to fetch it: unset it"]),
         (LocalEntryNotFoundError("An error happened"), None, ["connection to the internet"]),
         (
             OSError("Consistency check failed: file should be of size 4 but has size 2 (a.safetensors)."),

@@ -282,6 +282,7 @@ def explained(repo: str, error: Exception) -> Exception:
         GatedRepoError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
 
@@ -301,6 +302,8 @@ def explained(repo: str, error: Exception) -> Exception:
         return DownloadError(f"{repo} has no such file on the Hub: {_first_line(error)}")
     if status == 401:
         return _bad_token()
+    if isinstance(error, OfflineModeIsEnabled):
+        return DownloadError(f"{repo} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it: unset it")
     if isinstance(error, LocalEntryNotFoundError | ConnectionError) or (
         not isinstance(error, OSError) and not isinstance(error, HfHubHTTPError)
     ):

@@ -100,8 +100,8 @@ def training_mu(image_tokens: int) -> float:
     return 0.5 + slope * (image_tokens - 256)
 
 
-def sampling_mu(pipeline: FluxPipeline, image_tokens: int) -> float | None:
-    """What FluxPipeline's sampler shifts by: as its scheduler's config says; schnell's shifts nothing."""
+def sampling_mu(pipeline: FluxPipeline, image_tokens: int, steps: int) -> float | None:
+    """What FluxPipeline's sampler shifts by, however many steps: as its scheduler's config says; schnell's by nothing."""
     config = pipeline.scheduler.config
     if not config.use_dynamic_shifting:
         return None
