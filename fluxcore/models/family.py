@@ -98,7 +98,7 @@ class Family:
     """The shift of noise levels in training with `flux_shift`, as an exponent, by the picture's token count."""
 
     sampling_mu: Callable[[Any, int, int], float | None]
-    """(pipeline, token count, denoising steps) → the shift of the pipeline's own sampler, as an exponent; None = it makes none."""
+    """(pipeline, token count, denoising steps) → the shift of its own sampler, as an exponent; None = it makes none."""
 
     lora_targets: str
     """A regular expression of the transformer's linear layers that a LoRA is put on."""

@@ -101,7 +101,7 @@ def training_mu(image_tokens: int) -> float:
 
 
 def sampling_mu(pipeline: FluxPipeline, image_tokens: int, steps: int) -> float | None:
-    """What FluxPipeline's sampler shifts by, however many steps: as its scheduler's config says; schnell's by nothing."""
+    """What FluxPipeline's sampler shifts by, at any number of steps: as its scheduler says; schnell's by nothing."""
     config = pipeline.scheduler.config
     if not config.use_dynamic_shifting:
         return None
