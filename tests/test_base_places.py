@@ -82,6 +82,22 @@ def test_files_of_a_folder_and_of_the_hub(four: dict[str, str], monkeypatch: pyt
     assert (T5_REPO, "spiece.model") in fetched and (CLIP_REPO, "merges.txt") in fetched
 
 
+def test_whether_a_model_is_here_is_told_without_a_network(four: dict[str, str], empty_cache: Path) -> None:
+    assert locating.is_here(find_model("flux-mini")) and not locating.is_here(find_model("flux-dev"))
+    assert locating.is_here(BaseModel(name="m", title="m", files=four))
+    assert not locating.is_here(BaseModel(name="m", title="m", files={**four, "ae": "a/b:ae.sft"}))
+    for repo, file in (("a/b", "ae.sft"), ("black-forest-labs/FLUX.1-dev", "model_index.json")):
+        folder = empty_cache / f"models--{repo.replace('/', '--')}"
+        (folder / "snapshots" / "abc").mkdir(parents=True)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("abc")
+        (folder / "snapshots" / "abc" / file).touch()
+    assert locating.is_here(BaseModel(name="m", title="m", files={**four, "ae": "a/b:ae.sft"}))
+    assert locating.is_here(find_model("flux-dev"))
+    Path(four["clip_l"]).unlink()
+    assert not locating.is_here(BaseModel(name="m", title="m", files=four))
+
+
 def test_the_files_behind_a_part_are_told_of_either_layout(four: dict[str, str]) -> None:
     assert locating.files_behind(MINI, ["vae"]) == [
         MINI / "vae" / "config.json", MINI / "vae" / "diffusion_pytorch_model.safetensors",

@@ -92,7 +92,7 @@ class _Remote:
 
 
 def _look(repo: str, name: str) -> _Remote | Path:
-    """Ask the Hub about one file; its path in the cache where there is no answer."""
+    """Ask the Hub about one file; its path in the cache where it is there, or where there is no answer."""
     import huggingface_hub
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -105,6 +105,10 @@ def _look(repo: str, name: str) -> _Remote | Path:
             cached = huggingface_hub.try_to_load_from_cache(repo, name)
             if not _is_offline(error) or not isinstance(cached, str):
                 raise
+            return Path(cached)
+    if about.commit_hash:
+        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=about.commit_hash)
+        if isinstance(cached, str):
             return Path(cached)
     if about.etag is None or about.size is None:
         raise DownloadError(f"the Hub does not say what {name} of {repo} is: try again later")
@@ -236,6 +240,13 @@ def _is_whole(path: Path, remote: _Remote) -> bool:
                 digest.update(piece)
             return digest.hexdigest() == remote.etag
     return True  # a mirror of the Hub whose etags are no hashes
+
+
+def is_cached(repo: str, name: str) -> bool:
+    """Whether the Hub's cache on this machine has that file; of a repository in diffusers' layout, INDEX for all."""
+    import huggingface_hub
+
+    return isinstance(huggingface_hub.try_to_load_from_cache(repo, name), str)
 
 
 def _cached(repo: str) -> Path | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .download import fetch_files, fetch_repository
+from .download import INDEX, fetch_files, fetch_repository, is_cached
 from .errors import DownloadError, ModelError
 from .files import PARTS, SingleFiles
 from .registry import HUB_FILE, BaseModel, base_files
@@ -25,6 +25,18 @@ def is_remote(model: BaseModel, config: RunConfig | None = None) -> bool:
     """Whether some of it comes from the Hub (or its cache on this machine). Raises ModelNotFound."""
     files = base_files(model, _given(config))
     return any(HUB_FILE.fullmatch(path) for path in files.values()) or (not files and model.repo is not None)
+
+
+def is_here(model: BaseModel) -> bool:
+    """Whether a model of the list lies on this machine whole, in its place or in the Hub's cache. Asks no network."""
+    if model.path is not None:
+        return (model.path / "model_index.json").is_file()
+    if model.repo is not None:
+        return is_cached(model.repo, INDEX)
+    return set(model.files) == set(PARTS) and all(
+        is_cached(found["repo"], found["file"]) if (found := HUB_FILE.fullmatch(where)) else Path(where).is_file()
+        for where in model.files.values()
+    )
 
 
 def locate(model: BaseModel, on_progress: Progress | None = None, config: RunConfig | None = None) -> Base:
@@ -87,4 +99,14 @@ def _given(config: RunConfig | None) -> dict[str, str]:
     return {part: str(getattr(config, part)) for part in PARTS} if config else {}
 
 
-__all__ = ["Base", "DownloadError", "ModelError", "Progress", "files_behind", "is_remote", "locate", "locate_files"]
+__all__ = [
+    "Base",
+    "DownloadError",
+    "ModelError",
+    "Progress",
+    "files_behind",
+    "is_here",
+    "is_remote",
+    "locate",
+    "locate_files",
+]
