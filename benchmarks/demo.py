@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from fluxcore.log import Event, read_events
+from fluxcore.models.family import family_of
 from fluxcore.models.loading import locate
 from fluxcore.models.mini.emoji import LUMA, load_emoji
 from fluxcore.models.mini.evaluate import blurred
@@ -62,7 +63,9 @@ def report(folder: RunFolder) -> int:
 
     model = find_model("flux-mini")
     prompts = [SamplePrompt(f"{TRIGGER}, {subject}", seed=SEED + i) for i, subject in enumerate(HELD_OUT)]
-    base, lora = before_and_after(locate(model), folder.final_weights, prompts, model.tokens, 64, SEED)
+    base, lora = before_and_after(
+        family_of(model), locate(model), folder.final_weights, prompts, model.tokens, 64, SEED
+    )
     palette = colours_of(RISO)
     before, after = palette_distance(_tensor(base), palette), palette_distance(_tensor(lora), palette)
     print(f"distance from the style's colours: base {before:.1f}, LoRA {after:.1f}: {after / before:.0%} (at most 40%)")

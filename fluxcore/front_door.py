@@ -23,6 +23,7 @@ from fluxcore.config import absolute_paths, from_export, parse_config, parse_sav
 from fluxcore.dataset import copy_dataset
 from fluxcore.errors import UserError
 from fluxcore.log import parse_ts
+from fluxcore.models.registry import use_outputs
 from fluxcore.runs import (
     RunFolder,
     RunState,
@@ -188,7 +189,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def _outputs(given: AnyPath | None) -> Path:
-    return default_outputs() if given is None else Path(given).absolute()
+    return use_outputs(default_outputs() if given is None else Path(given).absolute())
 
 
 def _exists(outputs: Path, name: str) -> bool:

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 from fluxcore.errors import UserError
+from fluxcore.models.registry import use_outputs
 from fluxcore.runs import RunError, check_outputs, default_outputs
 from fluxcore.runs.installation import pause_queue, read_installation, request_shutdown
 from fluxcore.runs.processes import Identity
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--stop-all", action="store_true", help="stop every run at a checkpoint, and the runner too; then end"
     )
     options = parser.parse_args(arguments)
-    outputs = (options.outputs or default_outputs()).absolute()
+    outputs = use_outputs((options.outputs or default_outputs()).absolute())
     warnings.filterwarnings("ignore", module="watchdog")  # it writes pages of them when folders come quickly
     logging.basicConfig(format="%(asctime)s - %(levelname)s - %(message)s", level=logging.INFO)
     try:

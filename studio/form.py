@@ -10,7 +10,7 @@ from fluxcore.alerts import load_targets
 from fluxcore.config import GROUPS, VRAM_PRESETS, ConfigError, RunConfig, defaults, parse_config
 from fluxcore.config.names import slugify
 from fluxcore.errors import UserError
-from fluxcore.models.registry import find_model, list_models
+from fluxcore.models.registry import find_model, list_models, registry_problems
 
 from .drafts import Draft
 
@@ -51,10 +51,11 @@ LABELS = {
     "gpu_ids": "GPUs (empty: any one)",
     "mixed_precision": "Precision of the base model",
     "save_precision": "Precision of the saved LoRA",
-    "pretrained_model_name_or_path": "FLUX file (sd-scripts)",
-    "ae": "Autoencoder file (sd-scripts)",
-    "clip_l": "CLIP-L file (sd-scripts)",
-    "t5xxl": "T5 file (sd-scripts)",
+    "pretrained_model_name_or_path": "Transformer file",
+    "ae": "Autoencoder file",
+    "clip_l": "CLIP-L file",
+    "t5xxl": "T5 file",
+    "tokenizer_cache_dir": "Tokenizers folder",
 }
 PROMINENT = ("lora_name", "concept_sentence", "base_model", "vram", "num_repeats", "max_train_epochs", "resolution")
 
@@ -117,9 +118,11 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
             options=[model.name for model in list_models()],
             format_func=_model_title,
             accept_new_options=True,
-            placeholder="A model, or the path of a diffusers folder",
+            placeholder="A model, or the path of a folder with one",
             **common,
         )
+        for problem in registry_problems():
+            st.caption(f":orange[:material/warning: {problem}]")
     elif name == "vram":
         st.segmented_control(options=list(VRAM_PRESETS), required=True, width="stretch", **common)
     elif name == "sample_prompts":

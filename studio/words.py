@@ -27,9 +27,10 @@ PHASES = {
 
 def phase(name: str, done: float | None = None, total: float | None = None, unit: str = "") -> str:
     """What it does and how far it is: `preparing pictures 9 of 22`."""
-    counted = unit != "bytes" and done is not None and total
     doing = "preparing captions" if (name, unit) == ("cache", "captions") else PHASES.get(name, name)
-    return doing + (f" {done:,.0f} of {total:,.0f}" if counted else "")
+    if done is None or not total:
+        return doing
+    return f"{doing} {size(done)} of {size(total)}" if unit == "bytes" else f"{doing} {done:,.0f} of {total:,.0f}"
 
 
 def evidence(seen: dict[str, Any]) -> str:

@@ -8,12 +8,18 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
-from fluxcore.models.loading import DownloadError, locate
-from fluxcore.models.registry import BaseModel
+from fluxcore.models.download import explained
+from fluxcore.models.errors import DownloadError
 
-MODEL = BaseModel(name="dev", title="dev", repo="black-forest-labs/FLUX.1-dev", gated=True)
+REPO = "black-forest-labs/FLUX.1-dev"
 
 
 def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
@@ -29,6 +35,7 @@ def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
         (answered(RepositoryNotFoundError, 404), None, ["no model black-forest-labs/FLUX.1-dev"]),
         (answered(HfHubHTTPError, 401), "hf_x", ["does not accept HF_TOKEN", "settings/tokens"]),
         (answered(HfHubHTTPError, 503), None, ["could not be downloaded (503"]),
+        (OfflineModeIsEnabled("x"), None, ["HF_HUB_OFFLINE forbids to fetch it: unset it"]),
         (LocalEntryNotFoundError("An error happened"), None, ["connection to the internet"]),
         (
             OSError("Consistency check failed: file should be of size 4 but has size 2 (a.safetensors)."),
@@ -38,21 +45,13 @@ def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
     ],
 )
 def test_the_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception, token: str | None, says: list[str]) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
-    with pytest.raises(DownloadError) as told:
-        locate(MODEL)
-    assert all(part in str(told.value) for part in says), told.value
-    assert "hf_x" not in str(told.value)
+    told = explained(REPO, error)
+    assert isinstance(told, DownloadError)
+    assert all(part in str(told) for part in says), told
+    assert "hf_x" not in str(told)
 
 
-def test_a_full_disk_is_not_the_networks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(OSError, match="No space left"):
-        locate(MODEL)
+def test_a_full_disk_is_not_the_networks_fault() -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert explained(REPO, error) is error

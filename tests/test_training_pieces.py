@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from fluxcore.training.noise_levels import draw_sigmas, flux_mu
+from fluxcore.models.flux import training_mu
+from fluxcore.training.noise_levels import draw_sigmas
 from fluxcore.training.prompts import parse_prompts
 from fluxcore.training.randomness import epoch_order, step_items, step_noise, step_normal, step_uniform
 
@@ -48,9 +49,9 @@ def test_noise_levels_follow_the_published_formulas() -> None:
     k = 3.1582
     assert torch.allclose(draw_sigmas(normal, "shift", shift=k), s * k / (1 + (k - 1) * s))
     mu = 0.5 + (1.15 - 0.5) * (1024 - 256) / (4096 - 256)
-    assert flux_mu(1024) == pytest.approx(mu)
+    assert training_mu(1024) == pytest.approx(mu)
     expected = math.exp(mu) / (math.exp(mu) + (1 / s - 1))
-    assert torch.allclose(draw_sigmas(normal, "flux_shift", image_tokens=1024), expected)
+    assert torch.allclose(draw_sigmas(normal, "flux_shift", mu=training_mu(1024)), expected)
     with pytest.raises(ValueError, match="unknown timestep sampling"):
         draw_sigmas(normal, "cosine")
 

@@ -9,6 +9,7 @@ import orjson
 import typer
 
 from fluxcore.errors import UserError
+from fluxcore.models.registry import use_outputs
 from fluxcore.runs import default_outputs
 
 from .out import note
@@ -28,7 +29,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 def outputs_folder(given: Path | None) -> Path:
     """The outputs folder as an absolute path; a relative one counts from the caller's directory."""
-    return default_outputs() if given is None else given.absolute()
+    return use_outputs(default_outputs() if given is None else given.absolute())
 
 
 def build_config(

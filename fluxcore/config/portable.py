@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from fluxcore.models.files import PARTS
 from fluxcore.models.registry import list_models
 
 from .schema import RunConfig
 
-PATHS = ("network_weights", "pretrained_model_name_or_path", "ae", "clip_l", "t5xxl")
+PATHS = ("network_weights", *PARTS, "tokenizer_cache_dir")
 
 
 def to_export(config: RunConfig, status: str, timestamp: float | None = None) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class RunConfig(BaseModel):
     base_model: str = _option(
         "flux-mini",
         "lora",
-        "The model to train on: a name of the registry, or the path of a local diffusers folder.",
+        "The model to train on: a name of the list, or the path of a folder that holds one (diffusers' or ComfyUI's).",
         advanced=False,
         max_length=MOST_PATH,
     )
@@ -194,16 +194,19 @@ class RunConfig(BaseModel):
         DEFAULT_TRAINER, "trainer", "The program that trains: FluxGym's own, or kohya's sd-scripts where they are."
     )
     pretrained_model_name_or_path: str = _option(
-        "", "trainer", "For sd-scripts: the FLUX file, as flux1-dev.safetensors.", max_length=MOST_MODEL_PATH
+        "",
+        "trainer",
+        "A file of yours with the base model's transformer, as flux1-dev.safetensors; with ae, clip_l and t5xxl.",
+        max_length=MOST_MODEL_PATH,
     )
-    ae: str = _option(
-        "", "trainer", "For sd-scripts: the autoencoder's file, as ae.safetensors.", max_length=MOST_MODEL_PATH
-    )
-    clip_l: str = _option(
-        "", "trainer", "For sd-scripts: the CLIP-L file, as clip_l.safetensors.", max_length=MOST_MODEL_PATH
-    )
-    t5xxl: str = _option(
-        "", "trainer", "For sd-scripts: the T5 file, as t5xxl_fp16.safetensors.", max_length=MOST_MODEL_PATH
+    ae: str = _option("", "trainer", "Your file of the autoencoder, as ae.safetensors.", max_length=MOST_MODEL_PATH)
+    clip_l: str = _option("", "trainer", "Your file of CLIP-L, as clip_l.safetensors.", max_length=MOST_MODEL_PATH)
+    t5xxl: str = _option("", "trainer", "Your file of T5, as t5xxl_fp16.safetensors.", max_length=MOST_MODEL_PATH)
+    tokenizer_cache_dir: str = _option(
+        "",
+        "trainer",
+        "The folder of the tokenizers for such files; empty = where they usually are.",
+        max_length=MOST_PATH,
     )
 
     @field_validator("lora_name")

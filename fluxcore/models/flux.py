@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from diffusers import FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from PIL import Image
 
-from .loading import PromptEmbedding
+from .family import Drawing, Family, Grid, PromptBatch
+from .loading import TextSide, load_image_side
 
 LORA_TARGETS = (
     r"(single_)?transformer_blocks\.\d+\.("
@@ -16,21 +17,6 @@ LORA_TARGETS = (
     r"|proj_mlp|proj_out|norm\.linear|norm1\.linear|norm1_context\.linear)"
 )
 """Every linear layer of the blocks, modulation included: what sd-scripts' `networks.lora_flux` trains."""
-
-
-@dataclass
-class PromptBatch:
-    """Stacked embeddings: `pooled` (B, P), `sequence` (B, T, D)."""
-
-    pooled: torch.Tensor
-    sequence: torch.Tensor
-
-    @classmethod
-    def stack(cls, embeddings: list[PromptEmbedding], device: torch.device, dtype: torch.dtype) -> PromptBatch:
-        return cls(
-            torch.stack([one.pooled for one in embeddings]).to(device, dtype),
-            torch.stack([one.sequence for one in embeddings]).to(device, dtype),
-        )
 
 
 @torch.no_grad()
@@ -46,13 +32,18 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
     return FluxPipeline._pack_latents(latents, *latents.shape)
 
 
+def grid(latents: torch.Tensor) -> Grid:
+    """Rows and columns of the tokens of (…, C, h, w): one is 2 × 2 latents."""
+    return latents.shape[-2] // 2, latents.shape[-1] // 2
+
+
 def predict_velocity(
     pipeline: FluxPipeline,
     noisy: torch.Tensor,
     sigma: torch.Tensor,
     prompts: PromptBatch,
     guidance: float,
-    grid: tuple[int, int],
+    grid: Grid,
 ) -> torch.Tensor:
     """The transformer's velocity for packed `noisy` (B, N, 4C) at `sigma` (B,) in 0..1; `grid` is (h/2, w/2).
 
@@ -73,6 +64,68 @@ def predict_velocity(
     )[0]
 
 
+def draw(pipeline: FluxPipeline, what: Drawing) -> Image.Image:
+    """One picture by FluxPipeline's own sampling."""
+    negative = {}
+    if what.negative is not None:
+        negative = {
+            "negative_prompt_embeds": what.negative.sequence,
+            "negative_pooled_prompt_embeds": what.negative.pooled,
+        }
+
+    def after_step(_: object, step: int, timestep: object, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        what.on_step()
+        return values
+
+    return pipeline(
+        prompt_embeds=what.positive.sequence,
+        pooled_prompt_embeds=what.positive.pooled,
+        **negative,
+        true_cfg_scale=what.scale,
+        width=what.width,
+        height=what.height,
+        num_inference_steps=what.steps,
+        guidance_scale=what.guidance,
+        generator=what.generator,
+        callback_on_step_end=after_step,
+    ).images[0]
+
+
+def training_mu(image_tokens: int) -> float:
+    """FLUX.1's shift for a picture of that many packed tokens, as an exponent.
+
+    Black Forest Labs' `get_lin_function`: linear, 0.5 at 256 tokens, 1.15 at 4096.
+    """
+    slope = (1.15 - 0.5) / (4096 - 256)
+    return 0.5 + slope * (image_tokens - 256)
+
+
+def sampling_mu(pipeline: FluxPipeline, image_tokens: int, steps: int) -> float | None:
+    """What FluxPipeline's sampler shifts by, at any number of steps: as its scheduler says; schnell's by nothing."""
+    config = pipeline.scheduler.config
+    if not config.use_dynamic_shifting:
+        return None
+    limits = (config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift)
+    return float(calculate_shift(image_tokens, *limits))
+
+
 def pixel_multiple(pipeline: FluxPipeline) -> int:
     """Width and height must be multiples of this many pixels: the VAE's factor times the packing's 2."""
     return int(pipeline.vae_scale_factor) * 2
+
+
+FLUX_1 = Family(
+    name="flux",
+    load_text_side=TextSide,
+    load_image_side=load_image_side,
+    encode_pictures=encode_pictures,
+    pack=pack,
+    grid=grid,
+    predict=predict_velocity,
+    draw=draw,
+    pixel_multiple=pixel_multiple,
+    training_mu=training_mu,
+    sampling_mu=sampling_mu,
+    lora_targets=LORA_TARGETS,
+    key_names="flux1",
+)

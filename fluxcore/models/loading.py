@@ -1,11 +1,9 @@
-"""Loading base models: one path for flux-mini, a local diffusers folder and the Hub. Needs torch."""
+"""Loading base models: one path for flux-mini, a diffusers folder and single files. Needs torch."""
 
 from __future__ import annotations
 
-import errno
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,80 +17,20 @@ import torch
 from diffusers import FluxPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
+from transformers import CLIPTokenizer, T5Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from fluxcore.errors import UserError
 from fluxcore.runs.checkpoints import safetensors_problem
 
-from .registry import BaseModel
+from . import single_files
+from .errors import DownloadError, ModelError
+from .files import PARTS, SingleFiles
+from .locating import Base, locate
+from .registry import DEFAULT_TOKENS
+from .tokenizers import find_tokenizers
 
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
-
-DOWNLOAD_PATTERNS = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
-
-
-class ModelError(UserError):
-    """A base model that can't be loaded."""
-
-
-class DownloadError(UserError):
-    """A base model that can't be downloaded."""
-
-
-def locate(model: BaseModel, on_progress: Callable[[float, float], None] | None = None) -> Path:
-    """The diffusers folder of `model`, downloaded from the Hub (with HF_TOKEN) where it is not local.
-
-    `on_progress(done, total)` counts files. Raises ModelError or DownloadError.
-    """
-    if model.path is not None:
-        if not (model.path / "model_index.json").is_file():
-            raise ModelError(f"the base model {model.name} is not at {model.path}: no model_index.json there")
-        return model.path
-    from huggingface_hub import get_token, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-    from tqdm.auto import tqdm
-
-    class Progress(tqdm):  # type: ignore[type-arg]
-        def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
-            if on_progress and self.total:
-                on_progress(float(self.n), float(self.total))
-            return shown
-
-    try:
-        return Path(
-            snapshot_download(
-                str(model.repo),
-                allow_patterns=DOWNLOAD_PATTERNS,
-                token=os.environ.get("HF_TOKEN"),
-                tqdm_class=Progress,
-            )
-        )
-    except GatedRepoError:
-        page = f"https://huggingface.co/{model.repo}"
-        if get_token():
-            raise DownloadError(f"accept the licence of {model.repo} at {page}, with HF_TOKEN's account") from None
-        raise DownloadError(
-            f"{model.repo} is gated: accept its licence at {page}, and set HF_TOKEN to a token of that account"
-        ) from None
-    except RepositoryNotFoundError:
-        raise DownloadError(f"there is no model {model.repo} on the Hub, or HF_TOKEN may not see it") from None
-    except LocalEntryNotFoundError:
-        raise DownloadError(
-            f"{model.repo} could not be fetched: check the machine's connection to the internet (and its proxy)"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        if getattr(getattr(error, "response", None), "status_code", None) == 401:
-            raise DownloadError(
-                "the Hub does not accept HF_TOKEN: make a new one at https://huggingface.co/settings/tokens and set it"
-            ) from None
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the disk's fault, which says what to do
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DownloadError(
-            f"{model.repo} could not be downloaded ({first_line}); check the network and retry"
-        ) from None
 
 
 @dataclass
@@ -106,9 +44,9 @@ class PromptEmbedding:
 class TextSide:
     """The tokenizers and text encoders. Freed once every prompt is encoded."""
 
-    def __init__(self, folder: Path, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, base: Base, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         self._tokens = tokens
-        self._pipeline = _load(folder, dtype, transformer=None, vae=None).to(device)
+        self._pipeline = _load(base, dtype, transformer=None, vae=None).to(device)
 
     @torch.no_grad()
     def encode(self, prompt: str) -> PromptEmbedding:
@@ -117,12 +55,12 @@ class TextSide:
         return PromptEmbedding(pooled[0].cpu(), sequence[0].cpu())
 
 
-def load_image_side(folder: Path, dtype: torch.dtype, device: torch.device) -> FluxPipeline:
+def load_image_side(base: Base, dtype: torch.dtype, device: torch.device) -> FluxPipeline:
     """The transformer, VAE and scheduler as a pipeline without text encoders; `dtype` is the transformer's.
 
     The VAE stays in 32 bit: FLUX's is small, and loses detail in less.
     """
-    pipeline = _load(folder, dtype, text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None)
+    pipeline = _load(base, dtype, text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None)
     pipeline.to(device)
     pipeline.vae.to(torch.float32)
     for part in (pipeline.transformer, pipeline.vae):
@@ -141,12 +79,50 @@ def damaged_file(folder: Path) -> Path | None:
     return None
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> FluxPipeline:
+def load_pipeline(base: Base, dtype: torch.dtype = torch.float32) -> FluxPipeline:
     """The whole pipeline on the CPU."""
-    return _load(folder, dtype)
+    return _load(base, dtype)
 
 
-def _load(folder: Path, dtype: torch.dtype, **without: Any) -> FluxPipeline:
+def _load(base: Base, dtype: torch.dtype, **without: Any) -> FluxPipeline:
+    """The pipeline on the CPU, without the parts that `without` names. Raises ModelError or DownloadError."""
+    load: Any = _from_files if isinstance(base, SingleFiles) else _from_folder
+    pipeline = load(base, dtype, **without)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _from_files(base: SingleFiles, dtype: torch.dtype, **without: Any) -> FluxPipeline:
+    transformer, ae, clip_l, t5xxl = (base.files[part] for part in PARTS)
+    parts: dict[str, Any] = dict(without)
+    if "transformer" not in without:
+        parts["transformer"] = single_files.load_transformer(transformer, dtype)
+    if "vae" not in without:
+        parts["vae"] = single_files.load_vae(ae)
+    if "tokenizer" not in without:
+        clip_tokenizer, t5_tokenizer = find_tokenizers(base.tokenizers, transformer)
+        clip, t5 = single_files.load_clip(clip_l, dtype), single_files.load_t5(t5xxl, dtype)
+        parts |= {"text_encoder": clip, "text_encoder_2": t5}
+        parts["tokenizer"] = _tokenizer(CLIPTokenizer, clip_tokenizer, single_files.CLIP_TOKENS, clip)
+        parts["tokenizer_2"] = _tokenizer(T5Tokenizer, t5_tokenizer, DEFAULT_TOKENS, t5)
+    return FluxPipeline(scheduler=single_files.scheduler_for(transformer), **parts)
+
+
+def _tokenizer(kind: Any, folder: Path, length: int, encoder: Any) -> Any:
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, model_max_length=length)
+        highest = max(tokenizer.get_vocab().values())
+    except Exception as error:  # the library's own, of many kinds
+        raise ModelError(f"the tokenizer in {folder} can't be read: {_first_line(error)}") from None
+    if highest >= encoder.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer in {folder} is another model's: it has {highest + 1} words, the text encoder "
+            f"{encoder.config.vocab_size}"
+        )
+    return tokenizer
+
+
+def _from_folder(folder: Path, dtype: torch.dtype, **without: Any) -> FluxPipeline:
     try:
         pipeline = FluxPipeline.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **without
@@ -157,7 +133,22 @@ def _load(folder: Path, dtype: torch.dtype, **without: Any) -> FluxPipeline:
                 f"a file of the base model is damaged, {damaged}: delete it so that it is fetched anew, or put a whole "
                 "one there"
             ) from None
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"the base model at {folder} can't be loaded: {first_line}") from None
-    pipeline.set_progress_bar_config(disable=True)
+        raise ModelError(f"the base model at {folder} can't be loaded: {_first_line(error)}") from None
     return pipeline
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+__all__ = [
+    "Base",
+    "DownloadError",
+    "ModelError",
+    "PromptEmbedding",
+    "TextSide",
+    "damaged_file",
+    "load_image_side",
+    "load_pipeline",
+    "locate",
+]

@@ -2,70 +2,230 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from fluxcore.errors import UserError
+from fluxcore.runs.files import default_outputs
+
+from .files import PARTS, FileFolder, is_schnell, scan_folder
 
 REGISTRY_FILE = Path(__file__).with_name("registry.toml")
+OWN_FILE = "models.toml"
+OWN_VARIABLE = "FLUXGYM_MODELS"
+FAMILIES = ("flux",)
 DEFAULT_TOKENS = 512
+DEFAULT_SAMPLE_STEPS = 20
+SCHNELL: dict[str, Any] = {"tokens": 256, "sample_steps": 4, "defaults": {"timestep_sampling": "sigmoid"}}
+"""What a model without a guidance embedding needs, where nobody says otherwise; flux-schnell's entry says the same."""
+HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+)")
+"""A file on the Hub, `owner/repository:file`."""
+
+_TYPES: dict[str, tuple[type, str]] = {
+    "title": (str, "a text"),
+    "family": (str, "a text"),
+    "path": (str, "a path in quotes"),
+    "repo": (str, 'a text such as "owner/repository"'),
+    "files": (dict, "a table [name.files]"),
+    "gated": (bool, "true or false"),
+    "licence": (str, "a text"),
+    "tokens": (int, "a whole number"),
+    "sample_steps": (int, "a whole number"),
+    "defaults": (dict, "a table [name.defaults]"),
+}
+_outputs: Path | None = None
 
 
 class ModelNotFound(UserError):
-    """No base model of that name or path."""
+    """No base model of that name or path, or none that is described well enough."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """One entry of the registry (see registry.toml). `path` is None for a model of the Hub."""
+    """One entry of the registry (see registry.toml), or a folder of the user's.
+
+    It lies in a diffusers folder (`path`), in a repository of that layout on the Hub (`repo`), or in single files:
+    `files` has for each of PARTS the absolute path of one, or `owner/repository:file`. `unclear` says of a part that
+    is not in `files` why it was not found.
+    """
 
     name: str
     title: str
     family: str = "flux"
     path: Path | None = None
     repo: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
     gated: bool = False
     licence: str = "unknown"
     tokens: int = DEFAULT_TOKENS
+    sample_steps: int = DEFAULT_SAMPLE_STEPS
     defaults: dict[str, Any] = field(default_factory=dict)
+    unclear: Mapping[str, str] = field(default_factory=dict)
+
+
+def use_outputs(outputs: Path) -> Path:
+    """Say which outputs folder this process serves: its `models.toml` is read too. Returns it."""
+    global _outputs
+    _outputs = outputs
+    return outputs
+
+
+def own_files() -> list[Path]:
+    """Where a user's own entries may stand; the later file wins."""
+    in_outputs = (_outputs or default_outputs()) / OWN_FILE
+    files = [in_outputs] if in_outputs.is_file() else []
+    if named := os.environ.get(OWN_VARIABLE):
+        files.append(Path(named).expanduser().absolute())
+    return files
 
 
 def list_models() -> list[BaseModel]:
-    """The models of registry.toml, then those of the file that FLUXGYM_MODELS names (same names replace)."""
-    models = {model.name: model for model in _read(REGISTRY_FILE)}
-    if extra := os.environ.get("FLUXGYM_MODELS"):
-        models |= {model.name: model for model in _read(Path(extra))}
-    return list(models.values())
+    """Every model that can be read: the registry's, then the user's own (same names replace)."""
+    return list(_read_all()[0].values())
+
+
+def registry_problems() -> list[str]:
+    """What is wrong with the user's own files, a sentence each; none where all is well."""
+    return _read_all()[1]
 
 
 def find_model(name_or_path: str) -> BaseModel:
-    """The model of that name, or the diffusers folder of that path. Raises ModelNotFound."""
-    models = list_models()
-    for model in models:
-        if model.name == name_or_path:
-            return model
+    """The model of that name, or that in the folder of that absolute path. Raises ModelNotFound."""
+    models, problems = _read_all()
+    if name_or_path in models:
+        return models[name_or_path]
     folder = Path(name_or_path)
-    if folder.is_absolute() and (folder / "model_index.json").is_file():
-        return BaseModel(name=folder.name, title=folder.name, path=folder)
-    known = ", ".join(model.name for model in models)
+    if folder.is_absolute() and folder.is_dir():
+        return _in_folder(folder, name=folder.name, title=folder.name)
+    if folder.is_absolute() and folder.is_file():
+        raise ModelNotFound(
+            f"base_model takes a name or a folder, not the file {folder}: set {PARTS[0]} to it, and base_model to what "
+            "it is, as flux-dev"
+        )
+    known = ", ".join(models)
+    why = f" ({'; '.join(problems)})" if problems else ""
     raise ModelNotFound(
-        f"unknown base model {name_or_path!r}: use one of {known}, or the absolute path of a diffusers folder"
+        f"unknown base model {name_or_path!r}: use one of {known}, or the absolute path of a folder with a model{why}"
     )
 
 
-def _read(file: Path) -> list[BaseModel]:
+def _in_folder(folder: Path, **entry: Any) -> BaseModel:
+    """The model in `folder`: of diffusers' layout, or of single files as ComfyUI and Forge keep them."""
+    if (folder / "model_index.json").is_file():
+        return BaseModel(path=folder, **(SCHNELL if _is_schnell_folder(folder) else {}) | entry)
+    found: FileFolder = scan_folder(folder)
+    if not found.files:
+        raise ModelNotFound(
+            f"there is no base model in {folder}: neither model_index.json (a diffusers folder) nor FLUX files "
+            "such as flux1-dev.safetensors, ae.safetensors, clip_l.safetensors and t5xxl_fp16.safetensors"
+        )
+    schnell = PARTS[0] in found.files and is_schnell(Path(found.files[PARTS[0]]))
+    return BaseModel(files=found.files, unclear=found.unclear, **(SCHNELL if schnell else {}) | entry)
+
+
+def _is_schnell_folder(folder: Path) -> bool:
+    try:
+        return json.loads((folder / "transformer" / "config.json").read_text())["guidance_embeds"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def base_files(model: BaseModel, given: Mapping[str, str]) -> dict[str, str]:
+    """Where the single files of a base model lie: `given`, a config's own paths by part ("" = none), over the model's.
+
+    Part → path, or `owner/repository:file`; {} where it is no model of single files and none is given. Raises
+    ModelNotFound, saying what to set.
+    """
+    own = {part: path for part in PARTS if (path := given.get(part))}
+    files = {**model.files, **own}
+    if not files:
+        return {}
+    if model.path is not None:
+        raise ModelNotFound(
+            f"{', '.join(own)} can't be combined with {model.name}, a diffusers folder: set base_model to what the "
+            "files are, such as flux-dev"
+        )
+    missing = [part for part in PARTS if part not in files]
+    if missing:
+        why = "; ".join(f"{part}: {model.unclear[part]}" for part in missing if part in model.unclear)
+        raise ModelNotFound(f"set {', '.join(missing)} to their paths ({why or 'all four files are needed'})")
+    for part, path in files.items():
+        local = part in own or not HUB_FILE.fullmatch(path)
+        if local and not (os.path.isabs(path) and os.path.isfile(path)):
+            raise ModelNotFound(f"{part}: there is no file {path}; give the absolute path of one")
+    return files
+
+
+def _read_all() -> tuple[dict[str, BaseModel], list[str]]:
+    """Models by name, and what is wrong with the user's own: one bad entry takes none of the others away."""
+    problems: list[str] = []
+    models = {model.name: model for model in _read(REGISTRY_FILE, problems)}
+    if problems:  # ours
+        raise ModelNotFound("; ".join(problems))
+    for file in own_files():
+        models |= {model.name: model for model in _read(file, problems)}
+    return models, problems
+
+
+def _read(file: Path, problems: list[str]) -> list[BaseModel]:
     try:
         entries = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ModelNotFound(f"the model registry {file} can't be read: {error}") from None
+    except (OSError, ValueError) as error:  # tomllib's and UnicodeDecodeError are ValueErrors
+        problems.append(f"the model list {file} can't be read: {error}")
+        return []
     models = []
     for name, entry in entries.items():
         try:
-            path = entry.pop("path", None)
-            models.append(BaseModel(name=name, path=(file.parent / path).resolve() if path else None, **entry))
-        except (TypeError, AttributeError) as error:
-            raise ModelNotFound(f"the model registry {file} has a wrong entry [{name}]: {error}") from None
+            models.append(_entry(name, entry, file))
+        except ModelNotFound as error:
+            problems.append(f"in the model list {file}, {error}")
     return models
+
+
+def _entry(name: str, entry: Any, file: Path) -> BaseModel:
+    """One entry as a model. Raises ModelNotFound, saying what is wrong with it."""
+    if not isinstance(entry, dict):
+        raise ModelNotFound(f"{name} is no entry: begin each with a line [name]")
+    for key, value in entry.items():
+        if key not in _TYPES:
+            alike = get_close_matches(key, _TYPES, 1)
+            raise ModelNotFound(
+                f"[{name}] has {key}, which is nothing that a model has"
+                + (f"; did you mean {alike[0]}?" if alike else f": it may have {', '.join(_TYPES)}")
+            )
+        kind, wanted = _TYPES[key]
+        if not isinstance(value, kind) or (isinstance(value, int) and kind is int and (value is True or value < 1)):
+            raise ModelNotFound(f"[{name}] has {key} = {value!r}: it must be {wanted}")
+    if entry.get("family", FAMILIES[0]) not in FAMILIES:
+        raise ModelNotFound(f"[{name}] has the family {entry['family']!r}: it must be one of {', '.join(FAMILIES)}")
+    sources = [key for key in ("path", "repo", "files") if entry.get(key)]
+    if len(sources) > 1:
+        raise ModelNotFound(f"[{name}] has {' and '.join(sources)}: a model lies in one place, leave the others out")
+    given = {"title": name, **entry, "name": name}
+    if path := given.pop("path", None):
+        folder = (file.parent / Path(path).expanduser()).resolve()
+        if folder.is_dir() and not (folder / "model_index.json").is_file():
+            return _in_folder(folder, **given)
+        return BaseModel(path=folder, **given)  # one that is not there now is said when it is used
+    given["files"] = {part: _file(name, part, value, file) for part, value in given.get("files", {}).items()}
+    return BaseModel(**given)
+
+
+def _file(name: str, part: str, value: Any, file: Path) -> str:
+    if part not in PARTS:
+        raise ModelNotFound(f"[{name}.files] has {part}: it may have {', '.join(PARTS)}")
+    if not isinstance(value, str) or not value:
+        raise ModelNotFound(f'[{name}.files] has {part} = {value!r}: it must be a path or "owner/repository:file"')
+    if HUB_FILE.fullmatch(value):
+        return value
+    return str((file.parent / Path(value).expanduser()).resolve())
+
+
+assert set(_TYPES) | {"name", "unclear"} == {one.name for one in fields(BaseModel)}

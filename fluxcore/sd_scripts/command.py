@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxcore.config import RunConfig
+from fluxcore.models.files import PARTS
+from fluxcore.models.registry import find_model
 from fluxcore.training.prompts import SamplePrompt, parse_prompts
-
-from .place import MODEL_FILES
 
 OPTIMIZERS = {
     "adamw": ["adamw8bit"],
@@ -50,7 +50,9 @@ class Files:
 
 def options(config: RunConfig, files: Files, plan: Plan, resume_from: Path | None = None) -> list[str]:
     """flux_train_network.py's options."""
-    given = [item for name in MODEL_FILES for item in (f"--{name}", str(getattr(config, name)))]
+    given = [item for name in PARTS for item in (f"--{name}", str(getattr(config, name)))]
+    if config.tokenizer_cache_dir:
+        given += ["--tokenizer_cache_dir", config.tokenizer_cache_dir]
     given += ["--output_dir", str(files.output), "--output_name", config.lora_name, "--save_model_as", "safetensors"]
     given += ["--dataset_config", str(files.dataset_config), "--cache_latents_to_disk"]
     given += ["--logging_dir", str(files.logs), "--log_with", "tensorboard"]
@@ -137,7 +139,7 @@ def sample_prompts(config: RunConfig) -> list[tuple[SamplePrompt, int]]:
     """What to draw, and the seed of each; nothing where sampling is off. Raises ValueError with the line at fault."""
     if not config.sample_every_n_steps:
         return []
-    prompts = parse_prompts(config.sample_prompts)
+    prompts = parse_prompts(config.sample_prompts, find_model(config.base_model).sample_steps)
     return [
         (prompt, config.seed + index if prompt.seed is None else prompt.seed) for index, prompt in enumerate(prompts)
     ]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxcore.config import ConfigError, RunConfig
-from fluxcore.models.registry import ModelNotFound, find_model
+from fluxcore.models.files import PARTS
+from fluxcore.models.registry import ModelNotFound, base_files, find_model
 
 SCRIPT = "flux_train_network.py"
 FOLDER_VARIABLE = "FLUXGYM_SD_SCRIPTS"
 PYTHON_VARIABLE = "FLUXGYM_SD_SCRIPTS_PYTHON"
-MODEL_FILES = ("pretrained_model_name_or_path", "ae", "clip_l", "t5xxl")
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,19 @@ def check(config: RunConfig) -> None:
     find_scripts()
     try:
         model = find_model(config.base_model)
+        if model.path is not None:
+            raise ConfigError(
+                f"sd-scripts can't read {model.name}, a diffusers folder: choose flux-dev or flux-schnell as "
+                "base_model, and name its files"
+            )
+        files = base_files(model, {part: getattr(config, part) for part in PARTS})
     except ModelNotFound as error:
-        raise ConfigError(str(error)) from None
-    if model.path is not None:
+        raise ConfigError(f"sd-scripts need the model's files: {error}") from None
+    if not files:
         raise ConfigError(
-            f"sd-scripts can't read {model.name}, a diffusers folder: choose flux-dev or flux-schnell as base_model, "
-            "and name its files"
+            f"sd-scripts need the model's files: set {', '.join(PARTS)} to their paths, or choose a base_model that "
+            "comes in single files, as flux-dev-mirror"
         )
-    missing = [name for name in MODEL_FILES if not getattr(config, name)]
-    if missing:
-        raise ConfigError(f"sd-scripts need the model's files: set {', '.join(missing)} to their paths")
-    for name in MODEL_FILES:
-        path = Path(getattr(config, name))
-        if not path.is_absolute() or not path.is_file():
-            raise ConfigError(f"{name}: there is no file {path}; give the absolute path of one")
 
 
 def find_scripts() -> Scripts:

@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures
+from fluxcore.models.locating import is_remote, locate_files
+from fluxcore.models.registry import find_model
 from fluxcore.runs.checkpoints import safetensors_keys
 from fluxcore.runs.retention import prune_states
 from fluxcore.tail import last_lines
@@ -29,6 +32,8 @@ from .scalars import StepFile
 POLL_SECONDS = 0.1
 COLLECT_SECONDS = 1.0
 """How often to look for checkpoints and samples while no step comes: looking must not pass for a sign of life."""
+DOWNLOAD_SECONDS = 0.5
+"""At most so often the progress of a download is told."""
 END_SECONDS = 5.0
 """How long sd-scripts get to end by themselves once a training is given up."""
 WORK_FOLDER = "sd-scripts"
@@ -47,6 +52,7 @@ def run(order: Order, stopping: Callable[[], bool]) -> int:
     pictures = list_pictures(folder.dataset)
     if not pictures:
         raise TrainingError(Exit.BAD_DATA, f"there are no pictures in {folder.dataset}")
+    order = replace(order, config=_with_files(order, stopping))
     plan = Plan(order.step, config.total_steps(len(pictures)), config.steps_per_epoch(len(pictures)))
     if order.resume_from is not None:
         _check_state(order.resume_from, plan)
@@ -58,6 +64,26 @@ def run(order: Order, stopping: Callable[[], bool]) -> int:
         return Attempt(order, scripts, files, plan).follow(stopping)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _with_files(order: Order, stopping: Callable[[], bool]) -> RunConfig:
+    """The config with the paths of its base model's files, fetched first where they are on the Hub."""
+    told = 0.0
+    model = find_model(order.config.base_model)
+    if is_remote(model, order.config):
+        order.log.append("phase.started", {"phase": "download", "total": None, "unit": "bytes"})
+
+    def report(done: float, total: float) -> None:
+        nonlocal told
+        if stopping():
+            raise TrainingError(Exit.STOPPED, "stopped while the base model was fetched")
+        if done < total and time.monotonic() - told < DOWNLOAD_SECONDS:
+            return
+        told = time.monotonic()
+        order.log.append("phase.progress", {"phase": "download", "done": done, "total": total})
+
+    files = locate_files(model, report, order.config)
+    return order.config.model_copy(update={part: str(path) for part, path in files.items()})
 
 
 class Attempt:

@@ -1,7 +1,21 @@
-"""The trainer. Nothing here is imported by app or runner; `train.py` is read top to bottom."""
+"""The trainer. Nothing here but `check` is imported by app or runner; `train.py` is read top to bottom."""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fluxcore.config import RunConfig
 
 # Before torch loads its threads: by default those that wait for others spin. On a processor that something else uses as
 # well (the app, another run) they take each other's time, and a training on the CPU takes several times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def check(config: RunConfig) -> None:
+    """Raise UserError, saying what to do, where the config's base model can't be what it names. Light: no torch."""
+    from fluxcore.models.files import PARTS
+    from fluxcore.models.registry import base_files, find_model
+
+    base_files(find_model(config.base_model), {part: getattr(config, part) for part in PARTS})

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
 from PIL import Image, ImageOps
 
 from fluxcore.dataset import Picture, check_picture
-from fluxcore.models.flux import encode_pictures
-from fluxcore.models.loading import PromptEmbedding, TextSide
+from fluxcore.models.family import Family, TextEncoder
+from fluxcore.models.loading import PromptEmbedding
 
 Progress = Callable[[int, int], None]
 
 
-def encode_prompts(text: TextSide, prompts: Iterable[str], on_progress: Progress) -> dict[str, PromptEmbedding]:
+def encode_prompts(text: TextEncoder, prompts: Iterable[str], on_progress: Progress) -> dict[str, PromptEmbedding]:
     """The embedding of each different prompt."""
     different = list(dict.fromkeys(prompts))
     embeddings = {}
@@ -29,7 +29,7 @@ def encode_prompts(text: TextSide, prompts: Iterable[str], on_progress: Progress
 
 
 def encode_dataset(
-    pipeline: FluxPipeline, pictures: list[Picture], resolution: int, workers: int, on_progress: Progress
+    family: Family, pipeline: Any, pictures: list[Picture], resolution: int, workers: int, on_progress: Progress
 ) -> list[torch.Tensor]:
     """The normalised latents (C, h, w) of each picture, on the CPU. Raises PictureError for one that can't be read."""
 
@@ -39,7 +39,7 @@ def encode_dataset(
     latents = []
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for done, pixels in enumerate(pool.map(load, pictures), 1):
-            latents.append(encode_pictures(pipeline, pixels[None])[0])
+            latents.append(family.encode_pictures(pipeline, pixels[None])[0])
             on_progress(done, len(pictures))
     return latents
 

@@ -7,6 +7,7 @@ import errno
 from fluxcore.config import ConfigError
 from fluxcore.dataset import PictureError
 from fluxcore.errors import UserError
+from fluxcore.models.errors import DownloadError
 from fluxcore.models.registry import ModelNotFound
 from fluxcore.runs.exits import Exit as Exit
 
@@ -23,8 +24,6 @@ def explain(error: BaseException) -> TrainingError | None:
     """`error` as an expected failure, or None where it is a bug."""
     # Imported here, because importing torch takes seconds and this module is light.
     import torch
-
-    from fluxcore.models.loading import DownloadError
 
     if isinstance(error, TrainingError):
         return error

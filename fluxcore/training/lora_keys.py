@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, fuse, split_fused
 
-__all__ = ["LoraFormat", "LoraFormatError", "detect_format", "to_diffusers", "to_peft", "to_sd_scripts"]
+__all__ = ["KEY_NAMES", "LoraFormat", "LoraFormatError", "detect_format", "to_diffusers", "to_peft", "to_sd_scripts"]
 
 LoraFormat = Literal["sd-scripts", "diffusers", "peft"]
 
@@ -177,6 +177,18 @@ def to_peft(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, f
         raise LoraFormatError("this LoRA has no module of the transformer: it can't be continued here.")
     tensors = {key: t for key, t in _with_peft_names(modules).items() if not key.endswith(".alpha")}
     return tensors, {path: module.alpha for path, module in modules.items()}
+
+
+class KeyNames(NamedTuple):
+    """A family's names in a LoRA's file. `to_file`: peft's tensors and the alpha → the file's; `from_file`: a file's
+    tensors → peft's, and the alpha of each module."""
+
+    to_file: Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
+    from_file: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, float]]]
+
+
+KEY_NAMES = {"flux1": KeyNames(to_sd_scripts, to_peft)}
+"""By `Family.key_names`."""
 
 
 def _with_peft_names(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture
 from fluxcore.models.registry import BaseModel
@@ -25,7 +27,7 @@ def training_info(
         max_train_steps=total_steps,
         seed=config.seed,
         resolution=(config.resolution, config.resolution),
-        flux_type=model.name.removeprefix("flux-"),
+        flux_type=next((kind for kind in ("dev", "schnell") if kind in model.name), model.name.removeprefix("flux-")),
         training_started_at=started,
         num_batches_per_epoch=config.steps_per_epoch(len(pictures)),
         batch_size_per_device=config.train_batch_size,
@@ -44,7 +46,7 @@ def training_info(
         discrete_flow_shift=config.discrete_flow_shift,
         model_prediction_type="raw",
         guidance_scale=config.guidance_scale,
-        sd_model_name=model.repo or model.name,
+        sd_model_name=Path(config.pretrained_model_name_or_path).name or model.repo or model.name,
         tag_frequency={"dataset": count_tags(prompts)},
         dataset_dirs={"dataset": {"n_repeats": config.num_repeats, "img_count": len(pictures)}},
         license=model.licence,

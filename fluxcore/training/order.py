@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fluxcore.config import RunConfig, parse_saved
 from fluxcore.log import EventLog, PatientLog
+from fluxcore.models.registry import use_outputs
 from fluxcore.runs import RunFolder, find_state, load_run
 from fluxcore.runs.checkpoints import set_aside
 from fluxcore.runs.retention import sweep_leftovers
@@ -40,7 +41,7 @@ def parse_arguments(module: str, argv: list[str] | None) -> argparse.Namespace:
 
 def take_order(arguments: argparse.Namespace) -> Order:
     """Read the run's log and set aside what lies beyond the resume point. Raises UserError where it can't be served."""
-    folder, state = load_run(arguments.outputs.absolute(), arguments.run)
+    folder, state = load_run(use_outputs(arguments.outputs.absolute()), arguments.run)
     attempt = next((a for a in state.attempts if a.number == arguments.attempt), None)
     request = next((r for r in state.requests if r.id == arguments.request), None)
     config_id = attempt.config if attempt else request.config if request else state.config_id

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import FluxPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fluxcore.models.flux import PromptBatch, pixel_multiple
+from fluxcore.models.family import Drawing, Family, PromptBatch
 from fluxcore.models.loading import PromptEmbedding
 
 from .prompts import SamplePrompt
@@ -19,7 +19,8 @@ from .prompts import SamplePrompt
 
 @torch.no_grad()
 def draw(
-    pipeline: FluxPipeline,
+    family: Family,
+    pipeline: Any,
     prompt: SamplePrompt,
     embeddings: dict[str, PromptEmbedding],
     resolution: int,
@@ -32,33 +33,25 @@ def draw(
     of its own, so drawing never disturbs the training. `on_step` is called after each denoising step; what it
     raises ends the drawing.
     """
-    multiple = pixel_multiple(pipeline)
+    multiple = family.pixel_multiple(pipeline)
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
     positive = PromptBatch.stack([embeddings[prompt.text]], device, dtype)
-    negative = {}
-    if prompt.scale > 1:
-        batch = PromptBatch.stack([embeddings[prompt.negative]], device, dtype)
-        negative = {"negative_prompt_embeds": batch.sequence, "negative_pooled_prompt_embeds": batch.pooled}
-
-    def after_step(_: object, step: int, timestep: object, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        on_step()
-        return values
-
+    negative = PromptBatch.stack([embeddings[prompt.negative]], device, dtype) if prompt.scale > 1 else None
     training = pipeline.transformer.training
     pipeline.transformer.eval()
     try:
-        return pipeline(
-            prompt_embeds=positive.sequence,
-            pooled_prompt_embeds=positive.pooled,
-            **negative,
-            true_cfg_scale=prompt.scale,
+        what = Drawing(
+            positive=positive,
+            negative=negative,
             width=_rounded(prompt.width or resolution, multiple),
             height=_rounded(prompt.height or resolution, multiple),
-            num_inference_steps=prompt.steps,
-            guidance_scale=prompt.guidance,
+            steps=prompt.steps,
+            scale=prompt.scale,
+            guidance=prompt.guidance,
             generator=torch.Generator().manual_seed(seed),
-            callback_on_step_end=after_step,
-        ).images[0]
+            on_step=on_step,
+        )
+        return family.draw(pipeline, what)
     finally:
         pipeline.transformer.train(training)
 

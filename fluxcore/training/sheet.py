@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fluxcore.config import parse_saved
 from fluxcore.errors import UserError
-from fluxcore.models.loading import TextSide, load_image_side, locate
-from fluxcore.models.registry import find_model
+from fluxcore.models.family import Family, family_of
+from fluxcore.models.locating import Base, locate
+from fluxcore.models.registry import find_model, use_outputs
 from fluxcore.runs import load_run
 
 from .lora_file import read_lora
@@ -32,18 +33,18 @@ MARGIN = 64
 
 
 def before_and_after(
-    base: Path, lora: Path, prompts: list[SamplePrompt], tokens: int, resolution: int, seed: int
+    family: Family, base: Base, lora: Path, prompts: list[SamplePrompt], tokens: int, resolution: int, seed: int
 ) -> tuple[list[Image.Image], list[Image.Image]]:
     """The prompts drawn by the base at `base`, and by the base with `lora` loaded as diffusers loads it."""
     cpu = torch.device("cpu")
-    text = TextSide(base, tokens, torch.float32, cpu)
+    text = family.load_text_side(base, tokens, torch.float32, cpu)
     embeddings = {words: text.encode(words) for prompt in prompts for words in (prompt.text, prompt.negative)}
     del text
-    pipeline = load_image_side(base, torch.float32, cpu)
+    pipeline = family.load_image_side(base, torch.float32, cpu)
 
     def row() -> list[Image.Image]:
         seeds = (seed + i if prompt.seed is None else prompt.seed for i, prompt in enumerate(prompts))
-        return [draw(pipeline, p, embeddings, resolution, s) for p, s in zip(prompts, seeds, strict=True)]
+        return [draw(family, pipeline, p, embeddings, resolution, s) for p, s in zip(prompts, seeds, strict=True)]
 
     before = row()
     pipeline.load_lora_weights(to_diffusers(read_lora(lora)[0]))
@@ -76,17 +77,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=8, help="how many of them")
     arguments = parser.parse_args(argv)
     try:
-        folder, state = load_run(arguments.outputs.absolute(), arguments.run)
+        folder, state = load_run(use_outputs(arguments.outputs.absolute()), arguments.run)
         config = parse_saved(state.config)
         if not folder.final_weights.is_file():
             raise UserError(f"{arguments.run} has no finished LoRA yet")
         lines = arguments.prompts.read_text() if arguments.prompts else config.sample_prompts
-        prompts = parse_prompts(lines)[: arguments.count]
+        model = find_model(config.base_model)
+        prompts = parse_prompts(lines, model.sample_steps)[: arguments.count]
         if not prompts:
             raise UserError(f"{arguments.run} has no sample prompts; name a file of them with --prompts")
-        model = find_model(config.base_model)
         before, after = before_and_after(
-            locate(model), folder.final_weights, prompts, model.tokens, config.resolution, config.seed
+            family_of(model),
+            locate(model, config=config),
+            folder.final_weights,
+            prompts,
+            model.tokens,
+            config.resolution,
+            config.seed,
         )
     except (UserError, OSError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import FluxPipeline
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -27,8 +27,9 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures
 from fluxcore.log import PatientLog
-from fluxcore.models.flux import LORA_TARGETS, PromptBatch, pack, predict_velocity
-from fluxcore.models.loading import PromptEmbedding, TextSide, load_image_side, locate
+from fluxcore.models.family import PromptBatch, family_of
+from fluxcore.models.loading import PromptEmbedding
+from fluxcore.models.locating import Base, is_remote, locate
 from fluxcore.models.registry import BaseModel, find_model
 from fluxcore.runs.files import RunFolder
 from fluxcore.runs.retention import prune_states
@@ -37,7 +38,7 @@ from . import randomness
 from .cache import encode_dataset, encode_prompts
 from .failures import Exit, TrainingError
 from .lora_file import read_lora, save_lora
-from .lora_keys import to_peft, to_sd_scripts
+from .lora_keys import KEY_NAMES
 from .lora_metadata import sd_scripts_metadata
 from .metadata import training_info
 from .noise_levels import draw_sigmas
@@ -82,7 +83,9 @@ class Training:
         config, folder = self.config, self.folder
         accelerator = Accelerator(mixed_precision="no")  # precision is set below, on the base alone
         device, dtype = accelerator.device, DTYPES[config.mixed_precision]
-        self.prompts = _prompts(config)
+        self.model = find_model(config.base_model)
+        self.family = family_of(self.model)
+        self.prompts = _prompts(config, self.model)
         self.pictures = list_pictures(folder.dataset)
         if not self.pictures:
             raise TrainingError(Exit.BAD_DATA, f"there are no pictures in {folder.dataset}")
@@ -92,20 +95,19 @@ class Training:
         self.last_epoch = math.ceil(self.total_steps / self.steps_per_epoch)
 
         # The base model: found, its text side used and freed, then its image side.
-        self.model = find_model(config.base_model)
         base = self._find_base(self.model)
         self.phase("load")
-        text = TextSide(base, self.model.tokens, dtype, device)
+        text = self.family.load_text_side(base, self.model.tokens, dtype, device)
         captions = [picture.prompt(config.concept_sentence) for picture in self.pictures]
         wanted = ["", *captions, *(text for p in self.prompts for text in (p.text, p.negative))]
         self.phase("cache", total=len(set(wanted)), unit="captions")
         self.embeddings = encode_prompts(text, wanted, self.progress("cache"))
         del text
         self.phase("load")
-        pipeline = load_image_side(base, dtype, device)
+        pipeline = self.family.load_image_side(base, dtype, device)
         self.phase("cache", total=len(self.pictures), unit="pictures")
         self.latents = encode_dataset(
-            pipeline, self.pictures, config.resolution, config.workers, self.progress("cache")
+            self.family, pipeline, self.pictures, config.resolution, config.workers, self.progress("cache")
         )
         caption_of = [self.embeddings[caption] for caption in captions]
         nothing = self.embeddings[""]
@@ -118,7 +120,7 @@ class Training:
                 r=config.network_dim,
                 lora_alpha=config.network_alpha,
                 lora_dropout=config.network_dropout,
-                target_modules=LORA_TARGETS,
+                target_modules=self.family.lora_targets,
             )
         )
         parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
@@ -169,20 +171,20 @@ class Training:
             prompts = PromptBatch.stack(
                 [nothing if drop else caption_of[i] for i, drop in zip(chosen, dropped, strict=True)], device, dtype
             )
-            height, width = clean.shape[-2] // 2, clean.shape[-1] // 2
+            height, width = self.family.grid(clean)
             sigma = draw_sigmas(
                 randomness.step_normal(config.seed, step, len(chosen)),
                 config.timestep_sampling,
                 sigmoid_scale=config.sigmoid_scale,
                 shift=config.discrete_flow_shift,
-                image_tokens=height * width,
+                mu=self.family.training_mu(height * width),
             ).to(device)
             torch.manual_seed(randomness.seed_for(config.seed, "dropout", step))
 
             # Flow matching: on the straight line from picture to noise, predict its direction.
-            clean, noise = pack(clean).to(device), pack(noise).to(device)
+            clean, noise = self.family.pack(clean).to(device), self.family.pack(noise).to(device)
             noisy = torch.lerp(clean, noise, sigma[:, None, None])
-            velocity = predict_velocity(
+            velocity = self.family.predict(
                 pipeline, noisy.to(dtype), sigma, prompts, config.guidance_scale, (height, width)
             )
             loss = (velocity.float() - (noise - clean)).square().mean()
@@ -248,7 +250,7 @@ class Training:
         if self.stopping():
             raise Stopped
 
-    def sample(self, pipeline: FluxPipeline, step: int) -> None:
+    def sample(self, pipeline: Any, step: int) -> None:
         """Draw every sample prompt with the LoRA as it is now."""
         if not self.prompts:
             return
@@ -258,9 +260,8 @@ class Training:
         for index, prompt in enumerate(self.prompts):
             seed = self.config.seed + index if prompt.seed is None else prompt.seed
             path = self.folder.sample(index, seed, step=step)
-            save_png(
-                draw(pipeline, prompt, self.embeddings, self.config.resolution, seed, self.heed_stop), path, prompt.text
-            )
+            drawn = draw(self.family, pipeline, prompt, self.embeddings, self.config.resolution, seed, self.heed_stop)
+            save_png(drawn, path, prompt.text)
             self.log.append(
                 "sample.saved",
                 {
@@ -284,7 +285,7 @@ class Training:
         transformer = accelerator.unwrap_model(accelerator._models[0])
         dtype = DTYPES[self.config.save_precision]
         lora = {name: value.to(dtype) for name, value in lora_state(transformer).items()}
-        tensors = to_sd_scripts(lora, self.config.network_alpha)
+        tensors = KEY_NAMES[self.family.key_names].to_file(lora, self.config.network_alpha)
         info = training_info(self.config, self.model, self.pictures, self.total_steps, self.started)
         save_lora(weights, tensors, sd_scripts_metadata(info, steps=step, epoch=epoch, finished_at=time.time()))
         self.log.append(
@@ -340,16 +341,16 @@ class Training:
             pace = f"lr {rate:.2e}  {1 / seconds:.2f} it/s"
             print(f"step {step}/{self.total_steps}  epoch {epoch}  loss {loss:.4f}  {pace}", flush=True)
 
-    def _find_base(self, model: BaseModel) -> Path:
-        if model.path is None:
-            self.phase("download", unit="files")
-        return locate(model, self.progress("download"))
+    def _find_base(self, model: BaseModel) -> Base:
+        if is_remote(model, self.config):
+            self.phase("download", unit="bytes")
+        return locate(model, self.progress("download"), self.config)
 
     def _continue_from(self, transformer: torch.nn.Module, path: Path) -> None:
         """Put the LoRA at `path` into the adapter: same layers, same rank, and the strength that it had."""
         ours = get_peft_model_state_dict(transformer)
         try:
-            theirs, alphas = to_peft(read_lora(path)[0])
+            theirs, alphas = KEY_NAMES[self.family.key_names].from_file(read_lora(path)[0])
         except (OSError, ValueError) as error:
             raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {error}") from None
         if {name: value.shape for name, value in theirs.items()} != {name: v.shape for name, v in ours.items()}:
@@ -365,9 +366,9 @@ class Training:
         set_peft_model_state_dict(transformer, theirs)
 
 
-def _prompts(config: RunConfig) -> list[SamplePrompt]:
+def _prompts(config: RunConfig, model: BaseModel) -> list[SamplePrompt]:
     try:
-        return parse_prompts(config.sample_prompts)
+        return parse_prompts(config.sample_prompts, model.sample_steps)
     except ValueError as error:
         raise TrainingError(Exit.BAD_CONFIG, str(error)) from None
 
