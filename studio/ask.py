@@ -53,6 +53,11 @@ def start_runner() -> None:
     _ask(lambda: ensure_runner(default_outputs()), "The runner is up", served=False)
 
 
+def do(request: Callable[[], Any], done: str) -> None:
+    """Ask for something that no runner has to serve, and say what became of it."""
+    _ask(request, done, served=False)
+
+
 def sentence(error: UserError | OSError) -> str:
     """An error as a person reads it."""
     if isinstance(error, OSError):

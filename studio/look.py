@@ -52,6 +52,21 @@ def style() -> None:
         /* On the page of one run the links to the others are no "current page". */
         [class*="st-key-open-"] a, [class*="st-key-card-open-"] a { background: transparent; }
         [class*="st-key-open-"] a p, [class*="st-key-card-open-"] a p { font-weight: 400; }
+        .fg-pairs { display: grid; gap: .9rem;
+                    grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
+        .fg-pairs > div > p, .fg-matrix th { font-size: .85rem; line-height: 1.35; margin: 0 0 .35rem; }
+        .fg-pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .4rem; }
+        .fg-scroll { overflow-x: auto; }
+        .fg-matrix { border-collapse: separate; border-spacing: .3rem; }
+        .fg-matrix th { font-weight: 400; text-align: left; vertical-align: middle; border: 0; padding: 0 .4rem 0 0; }
+        .fg-matrix thead th { opacity: .75; text-align: center; }
+        .fg-matrix tbody th { position: sticky; left: 0; width: 11rem; min-width: 7rem; z-index: 1; }
+        .fg-matrix td { border: 0; padding: 0; width: 112px; min-width: 84px; }
+        .fg-log { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.5;
+                  background: none; border: 0; padding: 0; }
+        .fg-log .fg-bad { color: var(--st-red-text-color, #c8323b); font-weight: 600; }
+        .fg-log .fg-warn { color: var(--st-orange-text-color, #b45309); }
+        .fg-log .fg-quiet { opacity: .6; }
         @media (max-width: 640px) {
             [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch; }
             [class*="st-key-live-"] > *, [class*="st-key-recent-"] > * { width: 100%; flex: none; }
@@ -74,6 +89,28 @@ def pictures(items: list[tuple[str, str, str, str]], least: int = 150) -> str:
 def picture(small: str, full: str, description: str) -> str:
     """One linked picture that fills its place."""
     return _figure(small, full, description, "", "fg-alone")
+
+
+def pairs(rows: list[tuple[str, list[tuple[str, tuple[str, str, str, str]]]]]) -> str:
+    """For each prompt one or two pictures beside each other: (prompt, [(line under it, picture)])."""
+    blocks = []
+    for prompt, items in rows:
+        figures = "".join(_figure(small, full, alt, line) for line, (small, full, alt, _) in items)
+        blocks.append(f"<div><p>{html.escape(prompt)}</p><div class=fg-pair>{figures}</div></div>")
+    return f"<div class=fg-pairs>{''.join(blocks)}</div>"
+
+
+def matrix(heads: list[str], lines: list[tuple[str, list[tuple[str, str, str, str] | None]]]) -> str:
+    """A table of pictures that scrolls sideways: a line for each prompt, a column for each step."""
+    head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in heads)
+    body = []
+    for prompt, cells in lines:
+        drawn = "".join(f"<td>{_figure(*cell[:3], '') if cell else ''}</td>" for cell in cells)
+        body.append(f"<tr><th scope=row>{html.escape(prompt)}</th>{drawn}</tr>")
+    return (
+        f"<div class=fg-scroll><table class=fg-matrix><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
 
 
 def _figure(small: str, full: str, description: str, line: str, kind: str = "") -> str:
