@@ -85,4 +85,3 @@ else:
     if not asked:
         st.query_params["name"] = found.name
     show(found)
-dialogs.show()

@@ -231,7 +231,7 @@ def why(run: LiveRun) -> str:
     state = run.state
     can = f"It can go on from step {state.resume_step:,}." if can_resume(run) and state.resume_step is not None else ""
     if state.state == "stalled":
-        return " ".join(part for part in (verdict(state), state.hint, can) if part)
+        return " ".join(part for part in (verdict(state.verdict, state), state.hint, can) if part)
     if state.state == "failed":
         return f"{state.hint or f'It failed ({state.reason or words.UNKNOWN}).'} {can}".strip()
     if state.state == "stopped":
@@ -242,11 +242,11 @@ def why(run: LiveRun) -> str:
     return ""
 
 
-def verdict(state: RunState) -> str:
+def verdict(name: str, state: RunState) -> str:
     """What was seen when the run was judged stuck, in a sentence."""
     limit = words.duration(state.config.get("stall_seconds"))
     return {
         "gpu_idle": f"The GPU has done nothing for {limit}, so the run was stopped.",
         "no_progress": "No step was finished for too long, so the run was stopped.",
         "silent": "Nothing was heard of the training for too long, so the run was stopped.",
-    }.get(state.verdict, "The run was stuck and was stopped.")
+    }.get(name, "The run was stuck and was stopped.")

@@ -32,7 +32,7 @@ _STEP: dict[str, Any] = {
 def _steps_spec(title: str, height: int, *, log: bool = False, smoothed: bool = True, form: str = ".4~f") -> dict:
     """Lines over steps, with the marks of attempts and stalls on the axis. Rows have either `value` or `mark`."""
     scale = {"type": "log"} if log else {"zero": False}
-    y = {"type": "quantitative", "title": title, "scale": scale, "axis": {"format": "~g"}}
+    y = {"type": "quantitative", "title": None, "scale": scale, "axis": {"format": "~g", "minExtent": 42}}
     lines: list[dict[str, Any]] = [
         {
             "transform": [{"filter": "datum.mark == null"}],
@@ -93,7 +93,7 @@ def _steps_spec(title: str, height: int, *, log: bool = False, smoothed: bool = 
 
 
 LOSS_SPECS = {
-    (log, small): _steps_spec("loss", 260 if small else 360, log=log)
+    (log, small): _steps_spec("loss", 300 if small else 360, log=log)
     for log in (False, True)
     for small in (False, True)
 }
@@ -253,7 +253,13 @@ def _time_spec(field: str, title: str, by: str | None, top: float | None = None)
         "mark": {"type": "line", "strokeWidth": 1.8, "color": _LINE, "invalid": "break-paths-filter-domains"},
         "encoding": {
             "x": {"field": "ts", "type": "temporal", "title": None, "axis": {"grid": False, "labelOverlap": True}},
-            "y": {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": {"tickCount": 4}},
+            "y": {
+                "field": field,
+                "type": "quantitative",
+                "title": None,
+                "scale": scale,
+                "axis": {"tickCount": 4, "minExtent": 30},
+            },
             "tooltip": [
                 {"field": "ts", "type": "temporal", "title": "time", "format": "%H:%M:%S"},
                 {"field": field, "type": "quantitative", "title": title, "format": ".1f"},
@@ -315,3 +321,26 @@ def spark(run: LiveRun) -> str:
         "vector-effect='non-scaling-stroke' stroke-linejoin='round'/></svg>"
     )
     return "data:image/svg+xml;base64," + b64encode(picture.encode()).decode()
+
+
+def answer(mark: str, x: tuple[str, str, str], y: tuple[str, str], color: tuple[str, str] | None) -> dict[str, Any]:
+    """The spec for a statement's answer: fields, their titles, and what kind `x` is of."""
+    spec: dict[str, Any] = {
+        "height": 380,
+        "mark": {"type": mark, "color": _LINE} | ({"strokeWidth": 2} if mark == "line" else {"filled": True}),
+        "encoding": {
+            "x": {"field": x[0], "title": x[1], "type": x[2], "axis": {"grid": False}},
+            "y": {"field": y[0], "title": y[1], "type": "quantitative", "scale": {"zero": mark == "bar"}},
+            "tooltip": [
+                {"field": x[0], "title": x[1], "type": x[2]},
+                {"field": y[0], "title": y[1], "type": "quantitative"},
+            ],
+        },
+    }
+    if x[2] == "nominal":
+        spec["encoding"]["x"]["sort"] = None
+    if color:
+        scale = {"range": list(COLORS)}
+        spec["encoding"]["color"] = {"field": color[0], "title": color[1], "type": "nominal", "scale": scale}
+        spec["encoding"]["tooltip"].append({"field": color[0], "title": color[1], "type": "nominal"})
+    return spec

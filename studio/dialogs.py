@@ -1,4 +1,4 @@
-"""Questions in front of the page. One at a time; asked for from anywhere, drawn by the page itself.
+"""Questions in front of the page. One at a time; asked for from anywhere, drawn by the entry script.
 
 A fragment that keeps itself up to date would take a dialog of its own away at its next tick.
 """
@@ -15,7 +15,7 @@ from fluxcore.errors import UserError
 from .ask import sentence
 from .live import live_runs
 
-_WANTED, _NEW = "dialog.wanted", "dialog.new"
+_WANTED, _NEW, _PAGE = "dialog.wanted", "dialog.new", "dialog.page"
 
 
 def want(body: Callable[..., None], title: str, *args: Any, width: str = "small") -> None:
@@ -35,9 +35,16 @@ def pass_on() -> None:
         st.rerun()
 
 
-def show() -> None:
-    """At the end of a page: draw the dialog that is wanted."""
+def begin(page: str) -> None:
+    """At the start of the whole page: a dialog is not taken along to another one."""
     st.session_state.pop(_NEW, None)
+    if st.session_state.get(_PAGE) != page:
+        close()
+    st.session_state[_PAGE] = page
+
+
+def show() -> None:
+    """At the end of the whole page: draw the dialog that is wanted."""
     if wanted := st.session_state.get(_WANTED):
         body, title, args, width = wanted
         st.dialog(title, width=width, on_dismiss=close)(body)(*args)

@@ -8,18 +8,31 @@ from typing import Any
 import streamlit as st
 
 PAGES = Path(__file__).resolve().parents[1] / "pages"
+TITLES = {
+    "train": ("Train", "model_training"),
+    "runs": ("Runs", "list"),
+    "run": ("Run", "monitoring"),
+    "compare": ("Compare", "compare_arrows"),
+    "history": ("History", "database"),
+    "settings": ("Settings", "settings"),
+}
+HIDDEN = frozenset({"compare"})
+"""Reached from the page Runs, with the runs in the address."""
 
 
 def page(name: str) -> Any:
     """One page, for `st.navigation`, `st.page_link` and `st.switch_page`."""
-    title, icon = {
-        "train": ("Train", "model_training"),
-        "runs": ("Runs", "list"),
-        "run": ("Run", "monitoring"),
-    }[name]
-    return st.Page(PAGES / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "train")
+    title, icon = TITLES[name]
+    return st.Page(
+        PAGES / f"{name}.py",
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=name,
+        default=name == "train",
+        visibility="hidden" if name in HIDDEN else "visible",
+    )
 
 
 def navigation() -> Any:
     """Draw the navigation and return the page to run."""
-    return st.navigation([page("train"), page("runs"), page("run")], position="top")
+    return st.navigation([page(name) for name in TITLES], position="top")

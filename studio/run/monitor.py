@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import streamlit as st
 
 from fluxcore.runs import RunState, default_outputs
@@ -10,11 +11,12 @@ from fluxcore.tail import last_lines
 
 from .. import ask, banner, charts, look, words
 from ..files import run_url
-from ..live import LiveRun
+from ..live import LiveRun, live_runs
 from . import log
 
 STACK_LINES = 1000
 LAST_LINES = 12
+MOST_STALLS = 5
 WINDOWS = {"15 min": 900.0, "2 h": 7200.0, "All": None}
 GPU = ("utilization_percent", "memory_used_gib", "power_watts", "temperature_c")
 HOST = ("cpu_percent", "rss_gib", "memory_available_gib", "disk_free_gib")
@@ -33,11 +35,8 @@ def show(run: LiveRun) -> None:
             "No progress is seen for a while. " + words.escape(words.evidence(state.suspected.get("evidence") or {})),
             icon=":material/warning:",
         )
-    if state.verdict and state.evidence:
-        with st.container(border=True):
-            st.markdown(f"**Why it was judged stuck.** {words.escape(banner.verdict(state))}")
-            st.markdown(words.escape(words.evidence(state.evidence)))
-            st.json(state.evidence, expanded=False)
+    if state.stalls:
+        _stalls(run)
     _curves(run)
     if state.bad_lines:
         st.caption(
@@ -47,10 +46,29 @@ def show(run: LiveRun) -> None:
     st.markdown("**What the monitor wrote last**")
     log.tail(run.folder.monitor_log, LAST_LINES, "The monitor has written nothing yet.")
     if run.folder.monitor_log.is_file():
-        st.caption(f"[The whole file]({run_url(run.folder, 'monitor.log')})")
+        st.markdown(f":small[[The whole file]({run_url(run.folder, 'monitor.log')})]")
     for attempt, path in run.folder.stack_dumps():
         with st.expander(f"Where attempt {attempt} stood when it was found stuck", icon=":material/account_tree:"):
             st.code("\n".join(last_lines(path, STACK_LINES)), language=None, height=420)
+
+
+def _stalls(run: LiveRun) -> None:
+    """Every time it was judged stuck, the last one first, in words and with all that was weighed."""
+    found = live_runs().history.query(
+        "SELECT ts, attempt, verdict, evidence::VARCHAR AS evidence, resume_step FROM stalls WHERE run = $run "
+        f"ORDER BY ts DESC LIMIT {MOST_STALLS}",
+        {"run": run.name},
+    )
+    with st.container(border=True):
+        for stall in found:
+            seen = orjson.loads(stall["evidence"] or "{}")
+            kept = "" if stall["resume_step"] is None else f" It could go on from step {stall['resume_step']:,}."
+            st.markdown(
+                f":orange-badge[:material/warning: stalled] **Attempt {stall['attempt']}**, "
+                f"{words.clock(stall['ts'].isoformat() + 'Z')}. "
+                + words.escape(f"{banner.verdict(stall['verdict'], run.state)} {words.evidence(seen)}{kept}")
+            )
+            st.json(seen, expanded=False)
 
 
 def _switch(run: LiveRun) -> None:

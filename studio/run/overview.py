@@ -20,7 +20,17 @@ def show(run: LiveRun) -> None:
     with right:
         st.markdown("**Loss**, smoothed over raw")
         charts.loss(run, f"loss-{run.name}", small=True)
-    machine(run.state)
+        st.html(look.facts(_kept(run)))
+        machine(run.state)
+
+
+def _kept(run: LiveRun) -> list[tuple[str, str]]:
+    """The newest state to resume from."""
+    states = [saved for saved in run.state.checkpoints.values() if saved.kind == "state"]
+    newest = max(states, key=lambda saved: saved.ts, default=None)
+    if newest is None or not (run.folder.path / newest.path).is_dir():
+        return [("last checkpoint", "none yet")] if run.state.is_live else []
+    return [("last checkpoint", f"{words.ago(newest.ts)}, step {newest.step:,}")]
 
 
 def machine(state: RunState) -> None:
