@@ -62,6 +62,11 @@ def style() -> None:
         .fg-matrix thead th { opacity: .75; text-align: center; }
         .fg-matrix tbody th { position: sticky; left: 0; width: 11rem; min-width: 7rem; z-index: 1; }
         .fg-matrix td { border: 0; padding: 0; width: 112px; min-width: 84px; }
+        .fg-wide td { width: 210px; min-width: 130px; }
+        .fg-thumb { width: 64px; height: 64px; border-radius: 8px; object-fit: cover; display: block;
+                    background: color-mix(in srgb, currentColor 6%, transparent); }
+        .fg-spark { width: 120px; height: 34px; display: block; }
+        .st-key-sql textarea { font-family: "Source Code Pro", ui-monospace, monospace; font-size: .85rem; }
         .fg-log { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.5;
                   background: none; border: 0; padding: 0; }
         .fg-log .fg-bad { color: var(--st-red-text-color, #c8323b); font-weight: 600; }
@@ -100,15 +105,32 @@ def pairs(rows: list[tuple[str, list[tuple[str, tuple[str, str, str, str]]]]]) -
     return f"<div class=fg-pairs>{''.join(blocks)}</div>"
 
 
-def matrix(heads: list[str], lines: list[tuple[str, list[tuple[str, str, str, str] | None]]]) -> str:
-    """A table of pictures that scrolls sideways: a line for each prompt, a column for each step."""
+def thumbnail(found: tuple[str, str] | None) -> str:
+    """A small square picture (address, description), or its empty place."""
+    if found is None:
+        return "<div class=fg-thumb></div>"
+    return f"<img class=fg-thumb src='{html.escape(found[0])}' alt='{html.escape(found[1])}' loading=lazy>"
+
+
+def spark(address: str, description: str) -> str:
+    """A small curve, or its empty place."""
+    if not address:
+        return "<div class=fg-spark></div>"
+    return f"<img class=fg-spark src='{html.escape(address)}' alt='{html.escape(description)}'>"
+
+
+def matrix(
+    heads: list[str], lines: list[tuple[str, list[tuple[str, str, str, str] | None]]], *, wide: bool = False
+) -> str:
+    """A table of pictures that scrolls sideways: a line for each prompt, a column for each step (or run: `wide`)."""
     head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in heads)
     body = []
     for prompt, cells in lines:
         drawn = "".join(f"<td>{_figure(*cell[:3], '') if cell else ''}</td>" for cell in cells)
         body.append(f"<tr><th scope=row>{html.escape(prompt)}</th>{drawn}</tr>")
+    kind = "fg-matrix fg-wide" if wide else "fg-matrix"
     return (
-        f"<div class=fg-scroll><table class=fg-matrix><thead><tr><th></th>{head}</tr></thead>"
+        f"<div class=fg-scroll><table class='{kind}'><thead><tr><th></th>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 

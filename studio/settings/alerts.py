@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from fluxcore.alerts import KINDS, Target, add_target, check_url, is_shared, load_targets, remove_target, send_test
@@ -87,9 +89,9 @@ def _remove(name: str) -> None:
     _say(lambda: remove_target(default_outputs(), name), f"{name} is forgotten")
 
 
-def _say(what: object, done: str) -> bool:
+def _say(what: Callable[[], object], done: str) -> bool:
     try:
-        what()  # type: ignore[operator]
+        what()
     except UserError as error:
         st.error(words.escape(str(error)), icon=":material/error:")
         return False
