@@ -46,8 +46,13 @@ def _banner(fast: bool) -> None:
             _live_row(run, first=i == 0)
         for i, run in enumerate(recent[:MOST_RECENT]):
             _recent_row(run, first=i == 0 and not live)
-        if len(recent) > MOST_RECENT:
-            st.page_link(nav.page("runs"), label=f"{len(recent) - MOST_RECENT} more ended in the last 24 hours")
+        for key, shown in (
+            ("banner-more", MOST_RECENT),
+            ("banner-more-phone", 1),
+        ):  # the page's style shows one of them
+            if len(recent) > shown:
+                with st.container(key=key):
+                    st.page_link(nav.page("runs"), label=f"{len(recent) - shown} more ended in the last 24 hours")
 
 
 @st.cache_resource

@@ -33,7 +33,7 @@ def style() -> None:
     st.container(key="look").html(
         """<style>
         .st-key-look { position: absolute; }
-        .stApp { font-variant-numeric: tabular-nums; }
+        .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
         .fg-grid { display: grid; gap: .5rem;
@@ -69,12 +69,36 @@ def style() -> None:
         .st-key-sql textarea { font-family: "Source Code Pro", ui-monospace, monospace; font-size: .85rem; }
         .fg-log { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.5;
                   background: none; border: 0; padding: 0; }
-        .fg-log .fg-bad { color: var(--st-red-text-color, #c8323b); font-weight: 600; }
-        .fg-log .fg-warn { color: var(--st-orange-text-color, #b45309); }
+        .fg-log .fg-bad { color: light-dark(#a9242d, #ff9299); font-weight: 600; }
+        .fg-log .fg-warn { color: light-dark(#8f4208, #f2b968); }
         .fg-log .fg-quiet { opacity: .6; }
+        [data-testid="stCaptionContainer"] { opacity: .78; }
+        .st-key-banner-more-phone { display: none; }
         @media (max-width: 640px) {
-            [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch; }
+            .stMainBlockContainer { padding-left: .8rem; padding-right: .8rem; padding-top: 3.6rem; }
+            [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch;
+                                                                 gap: .35rem; }
             [class*="st-key-live-"] > *, [class*="st-key-recent-"] > * { width: 100%; flex: none; }
+            .st-key-banner { padding: .6rem .7rem; }
+            .st-key-banner .fg-facts { font-size: .8rem; gap: 0 .8rem; line-height: 1.4; }
+            /* The newest that ended; the others are one tap away. */
+            .st-key-banner > :has(> [class*="st-key-recent-"]) ~ :has(> [class*="st-key-recent-"]),
+            .st-key-banner-more { display: none; }
+            .st-key-banner-more-phone { display: block; }
+            [class*="st-key-recent-"] p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3;
+                                          overflow: hidden; }
+            .st-key-banner-refresh { display: none; }
+            /* Start is always in reach, and the pictures are a strip to be pushed aside. */
+            .st-key-start { position: fixed; left: 0; right: 0; bottom: 0; z-index: 99; padding: .6rem .8rem;
+                            width: 100% !important; background: var(--fg-page); border-top: 1px solid
+                            color-mix(in srgb, currentColor 18%, transparent); }
+            .stApp:has(.st-key-start) .stMainBlockContainer { padding-bottom: 6rem; }
+            .st-key-pictures { display: flex !important; flex-wrap: nowrap; overflow-x: auto;
+                               scroll-snap-type: x proximity; }
+            .st-key-pictures > * { flex: 0 0 62%; scroll-snap-align: start; }
+            [class*="st-key-card-"] { gap: .6rem; }
+            [class*="st-key-card-"] .fg-spark { width: 84px; }
+            .st-key-run-menu { flex: none; }
         }
         </style><span hidden></span>"""
     )
