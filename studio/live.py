@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,14 +33,14 @@ REFRESH_SECONDS = 0.4
 RECENT_SECONDS = 24 * 3600
 CURVE_POINTS = 1000
 SPARK_POINTS = 48
+MOST_KEPT = 16
 
 
 @dataclass(frozen=True)
-class _Machine:
+class _Kept:
     version: int
     good_until: float
-    gpu: pa.Table
-    host: pa.Table
+    value: Any
 
 
 class LiveRun:
@@ -53,10 +54,16 @@ class LiveRun:
         """Another number whenever its log has changed."""
         self.trouble = ""
         """Why the log can't be read now; "" where it can."""
+        self.is_busy = self.is_live = False
+        """Whether something of it waits or lives; whether it is queued, starting, running or stopping."""
+        self.ended_at: float | None = None
+        """When it ended, in epoch seconds, where it does not live again."""
+        self.sort_key: tuple[bool, datetime] = (False, datetime.min)
+        """Live runs first, then the newest."""
         self._history = history
         self._state: RunState | None = None
         self._curves: dict[tuple[str, int], tuple[int, pa.Table]] = {}
-        self._machine: dict[float | None, _Machine] = {}
+        self._slow: dict[Hashable, _Kept] = {}
 
     @property
     def name(self) -> str:
@@ -65,32 +72,25 @@ class LiveRun:
     @property
     def state(self) -> RunState:
         """Its folded state. That of a compacted run is read from its log when it is first asked for."""
-        if self._state is None:
+        state = self._state
+        if state is None:
             with self._history.ready(steps_only=True):
-                found = self._history.state(self.name)
-                self._state = _published(found) if found else RunState(self.name)
-        return self._state
+                state = self._state = self._read()
+        return state
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether something of it waits or lives; no log is read for that."""
-        return self.name not in self._history.compacted and self.state.is_busy
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it is queued, starting, running or stopping; no log is read for that."""
-        return self.name not in self._history.compacted and self.state.is_live
-
-    @property
-    def sort_key(self) -> tuple[bool, datetime]:
-        """Live runs first, then the newest."""
-        return self.is_live, self.row.get("started") or self.row.get("created") or datetime.min
+    def _read(self) -> RunState:
+        found = self._history.state(self.name)
+        return _published(found) if found else RunState(self.name)
 
     def update(self, version: int, row: dict[str, Any]) -> None:
         """Take over what the history has read since; whoever calls it holds the history."""
-        self.version, self.row, self._state = version, row, None
-        if self.name not in self._history.compacted:
-            _ = self.state
+        finished = self.name in self._history.compacted
+        state = None if finished else self._read()
+        self.version, self.row, self._state = version, row, state
+        self.is_busy, self.is_live = bool(state and state.is_busy), bool(state and state.is_live)
+        ended: datetime | None = row["ended"]
+        self.ended_at = ended.replace(tzinfo=UTC).timestamp() if ended and not self.is_live else None
+        self.sort_key = self.is_live, row["started"] or row["created"] or datetime.min
 
     def curve(self, column: str = "loss", points: int = CURVE_POINTS) -> pa.Table:
         """`step_curve` of this run, thinned once for all sessions."""
@@ -103,22 +103,30 @@ class LiveRun:
         return kept[1]
 
     def machine(self, window: float | None) -> tuple[pa.Table, pa.Table]:
-        """`gpu_curves` and `host_curves` of the last `window` seconds that were sampled (None: all), for all sessions.
-
-        What takes long to read is not read at every tick.
-        """
+        """`gpu_curves` and `host_curves` of the last `window` seconds that were sampled (None: all)."""
         from fluxcore.history.machine import gpu_curves, host_curves
 
-        kept = self._machine.get(window)
-        if kept is None or kept.version != self.version and time.monotonic() > kept.good_until:
-            begun = time.monotonic()
-            last = parse_ts(self.state.updated).astimezone(UTC).replace(tzinfo=None) if self.state.updated else None
+        def read() -> tuple[pa.Table, pa.Table]:
+            last = self.state.updated and parse_ts(self.state.updated).astimezone(UTC).replace(tzinfo=None)
             since = last - timedelta(seconds=window) if window and last else None
-            gpu, host = gpu_curves(self._history, self.name, since), host_curves(self._history, self.name, since)
-            took = time.monotonic() - begun
-            kept = _Machine(self.version, time.monotonic() + max(1.0, 30 * took), gpu, host)
-            self._machine[window] = kept
-        return kept.gpu, kept.host
+            return gpu_curves(self._history, self.name, since), host_curves(self._history, self.name, since)
+
+        found: tuple[pa.Table, pa.Table] = self.kept(("machine", window), read)
+        return found
+
+    def kept(self, key: Hashable, read: Callable[[], Any]) -> Any:
+        """What `read` gives, for all sessions: read anew when the log has changed, but never for more than a
+        thirtieth of the time, however long it takes."""
+        found = self._slow.pop(key, None)
+        if found is None or (found.version != self.version and time.monotonic() > found.good_until):
+            begun = time.monotonic()
+            value = read()
+            now = time.monotonic()
+            found = _Kept(self.version, now + 30 * (now - begun), value)
+        self._slow[key] = found
+        while len(self._slow) > MOST_KEPT:
+            self._slow.pop(next(iter(self._slow)), None)
+        return found.value
 
 
 class LiveRuns:
@@ -191,8 +199,7 @@ def live_runs() -> LiveRuns:
 
 def is_recent(run: LiveRun, now: float) -> bool:
     """Whether a run ended within 24 hours before `now` (epoch seconds)."""
-    ended: datetime | None = run.row.get("ended")
-    return ended is not None and now - ended.replace(tzinfo=UTC).timestamp() < RECENT_SECONDS and not run.is_live
+    return run.ended_at is not None and now - run.ended_at < RECENT_SECONDS
 
 
 def _published(state: RunState) -> RunState:

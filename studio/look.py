@@ -85,7 +85,7 @@ def style() -> None:
             .st-key-banner > :has(> [class*="st-key-recent-"]) ~ :has(> [class*="st-key-recent-"]),
             .st-key-banner-more { display: none; }
             .st-key-banner-more-phone { display: block; }
-            [class*="st-key-recent-"] p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3;
+            [class*="st-key-recent-"] p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
                                           overflow: hidden; }
             .st-key-banner-refresh { display: none; }
             /* Start is always in reach, and the pictures are a strip to be pushed aside. */
@@ -96,8 +96,10 @@ def style() -> None:
             .st-key-pictures { display: flex !important; flex-wrap: nowrap; overflow-x: auto;
                                scroll-snap-type: x proximity; }
             .st-key-pictures > * { flex: 0 0 62%; scroll-snap-align: start; }
-            [class*="st-key-card-"] { gap: .6rem; }
-            [class*="st-key-card-"] .fg-spark { width: 84px; }
+            .stHorizontalBlock[class*="st-key-card-"] { display: grid; gap: .5rem .7rem;
+                                                        grid-template-columns: auto auto 1fr auto; }
+            .stHorizontalBlock[class*="st-key-card-"] > :nth-child(3) { grid-column: 1 / -1; grid-row: 2; }
+            .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
         }
         </style><span hidden></span>"""

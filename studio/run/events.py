@@ -16,11 +16,7 @@ FREQUENT = ("train.step", "gpu.sampled", "host.sampled", "phase.progress")
 
 def show(run: LiveRun) -> None:
     """The tab."""
-    history = live_runs().history
-    counted = history.query(
-        "SELECT type, count(*) AS n FROM events WHERE run = $run GROUP BY type ORDER BY type", {"run": run.name}
-    )
-    counts = {str(row["type"]): int(row["n"]) for row in counted}
+    counts = run.kept("event types", lambda: _counts(run.name))
     with st.container(horizontal=True, vertical_alignment="center"):
         types = st.multiselect(
             "Types",
@@ -40,12 +36,8 @@ def show(run: LiveRun) -> None:
             width=260,
         )
     asked = types or [name for name in counts if name not in FREQUENT]
-    rows = history.table(
-        """SELECT ts, type, source, attempt, data::VARCHAR AS data, writer, n FROM events
-        WHERE run = $run AND list_contains($types, type) AND ($wanted = '' OR contains(lower(data::VARCHAR), $wanted))
-        ORDER BY ts DESC, n DESC LIMIT $most""",
-        {"run": run.name, "types": asked, "wanted": (wanted or "").strip().lower(), "most": MOST},
-    )
+    word = (wanted or "").strip().lower()
+    rows = run.kept(("events", tuple(asked), word), lambda: _newest(run.name, asked, word))
     if not len(rows):
         st.caption("No event is like that.")
         return
@@ -71,6 +63,22 @@ def show(run: LiveRun) -> None:
         st.json(_whole(run.name, rows.slice(picked[0], 1).to_pylist()[0]))
     more = f" The newest {MOST}." if len(rows) == MOST else ""
     st.caption(f"{len(rows)} of {sum(counts.values()):,} events.{more} Choose one to see all of it.")
+
+
+def _counts(run: str) -> dict[str, int]:
+    found = live_runs().history.query(
+        "SELECT type, count(*) AS n FROM events WHERE run = $run GROUP BY type ORDER BY type", {"run": run}
+    )
+    return {str(row["type"]): int(row["n"]) for row in found}
+
+
+def _newest(run: str, types: list[str], word: str) -> pa.Table:
+    return live_runs().history.table(
+        """SELECT ts, type, source, attempt, data::VARCHAR AS data, writer, n FROM events
+        WHERE run = $run AND list_contains($types, type) AND ($word = '' OR contains(lower(data::VARCHAR), $word))
+        ORDER BY ts DESC, n DESC LIMIT $most""",
+        {"run": run, "types": types, "word": word, "most": MOST},
+    )
 
 
 def _whole(run: str, row: dict[str, Any]) -> dict[str, Any]:
