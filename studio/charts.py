@@ -323,8 +323,10 @@ def spark(run: LiveRun) -> str:
     return "data:image/svg+xml;base64," + b64encode(picture.encode()).decode()
 
 
-def answer(mark: str, x: tuple[str, str, str], y: tuple[str, str], color: tuple[str, str] | None) -> dict[str, Any]:
-    """The spec for a statement's answer: fields, their titles, and what kind `x` is of."""
+def answer(
+    mark: str, x: tuple[str, str, str], y: tuple[str, str], color: tuple[str, str] | None, whole: bool
+) -> dict[str, Any]:
+    """The spec for a statement's answer: fields, their titles, what kind `x` is of, whether it is `whole` numbers."""
     spec: dict[str, Any] = {
         "height": 380,
         "mark": {"type": mark, "color": _LINE} | ({"strokeWidth": 2} if mark == "line" else {"filled": True}),
@@ -339,6 +341,10 @@ def answer(mark: str, x: tuple[str, str, str], y: tuple[str, str], color: tuple[
     }
     if x[2] == "nominal":
         spec["encoding"]["x"]["sort"] = None
+    elif x[2] == "quantitative":
+        spec["encoding"]["x"]["scale"] = {"zero": False, "nice": False}
+        if whole:
+            spec["encoding"]["x"]["axis"]["tickMinStep"] = 1
     if color:
         scale = {"range": list(COLORS)}
         spec["encoding"]["color"] = {"field": color[0], "title": color[1], "type": "nominal", "scale": scale}

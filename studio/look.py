@@ -62,6 +62,7 @@ def style() -> None:
         .fg-matrix thead th { opacity: .75; text-align: center; }
         .fg-matrix tbody th { position: sticky; left: 0; width: 11rem; min-width: 7rem; z-index: 1; }
         .fg-matrix td { border: 0; padding: 0; width: 112px; min-width: 84px; }
+        .fg-large img { aspect-ratio: auto; max-height: 62vh; }
         .fg-wide td { width: 210px; min-width: 130px; }
         .fg-thumb { width: 64px; height: 64px; border-radius: 8px; object-fit: cover; display: block;
                     background: color-mix(in srgb, currentColor 6%, transparent); }
@@ -73,6 +74,9 @@ def style() -> None:
         .fg-log .fg-warn { color: light-dark(#8f4208, #f2b968); }
         .fg-log .fg-quiet { opacity: .6; }
         [data-testid="stCaptionContainer"] { opacity: .78; }
+        /* The accent as text: the buttons' violet is too dark for that on black. */
+        .stTabs [aria-selected="true"] p, [data-testid$="controlActive"] p, [data-testid$="pillsActive"] p {
+            color: light-dark(#5041c4, #a99fff) !important; }
         .st-key-banner-more-phone { display: none; }
         @media (max-width: 640px) {
             .stMainBlockContainer { padding-left: .8rem; padding-right: .8rem; padding-top: 3.6rem; }
@@ -117,9 +121,9 @@ def pictures(items: list[tuple[str, str, str, str]], least: int = 150) -> str:
     return f"<div class=fg-grid style='--fg:{least}px'>{''.join(_figure(*item) for item in items)}</div>"
 
 
-def picture(small: str, full: str, description: str) -> str:
-    """One linked picture that fills its place."""
-    return _figure(small, full, description, "", "fg-alone")
+def picture(small: str, full: str, description: str, *, large: bool = False) -> str:
+    """One linked picture that fills its place; `large`: as much of it as the window has room for."""
+    return _figure(small, full, description, "", "fg-large" if large else "fg-alone")
 
 
 def pairs(rows: list[tuple[str, list[tuple[str, tuple[str, str, str, str]]]]]) -> str:

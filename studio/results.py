@@ -113,6 +113,7 @@ def _chart(table: pa.Table, types: list[str]) -> None:
         mark = st.segmented_control(
             "As", list(MARKS), default="Line" if lines else "Bars", required=True, key=f"sql-mark-{form}-{x}"
         )
+    whole = pa.types.is_integer(table.schema.field(x).type)
     kept = list(dict.fromkeys([x, y, *([by] if by != NOTHING else [])]))
     kind = "temporal" if x in times else "quantitative" if x in numbers else "nominal"
     drawn = table.select(kept).rename_columns([f"c{i}" for i in range(len(kept))])
@@ -120,7 +121,7 @@ def _chart(table: pa.Table, types: list[str]) -> None:
     color = (at[by], by) if by != NOTHING else None
     st.vega_lite_chart(
         drawn,
-        charts.answer(MARKS[mark or "Line"], (at[x], x, kind), (at[y], y), color),
+        charts.answer(MARKS[mark or "Line"], (at[x], x, kind), (at[y], y), color, whole),
         key="sql-chart",
         width="stretch",
         alt=f"{y} over {x}",

@@ -136,7 +136,8 @@ def delete(names: list[str]) -> None:
         help="Frees the disk at once. Nothing can bring it back.",
     )
     if not at_once:
-        st.caption(f"You can take it back for {words.duration(KEEP_SECONDS)}; then it is removed for good.")
+        hours = f"{KEEP_SECONDS / 3600:.0f} hours"
+        st.caption(f"You can take it back for {hours}; after that the next deletion removes it for good.")
     if st.button(
         "Delete for good" if at_once else "Delete", key="delete-yes", type="primary", icon=":material/delete:"
     ):

@@ -141,7 +141,7 @@ def large(name: str, at: int) -> None:
     line = by_prompt[prompts[place["prompt"] % len(prompts)]]
     sample = next((one for one in reversed(line) if step_of(one) <= place["step"]), line[0])
     path, prompt = str(sample["path"]), str(sample.get("prompt") or "")
-    st.html(look.picture(run_url(run.folder, path), run_url(run.folder, path), prompt))
+    st.html(look.picture(run_url(run.folder, path), run_url(run.folder, path), prompt, large=True))
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.button("Earlier", key="large-left", icon=":material/arrow_back:", shortcut="Left", on_click=go, args=(-1, 0))
         st.markdown(f"step **{step_of(sample):,}** · seed {sample.get('seed', words.UNKNOWN)}", width="content")
