@@ -13,6 +13,7 @@ from ..files import run_url
 from ..live import LiveRun, live_runs
 
 MOST_STEPS = 12
+FEW_PROMPTS = 2
 Sample = dict[str, Any]
 
 
@@ -37,9 +38,13 @@ def index_of(sample: Sample) -> int:
 
 def newest(run: LiveRun) -> None:
     """The newest sample of each prompt, with the first one beside it where the run draws few prompts."""
-    by_prompt = _by_prompt(drawn(run))
+    found = drawn(run)
+    by_prompt = _by_prompt(found)
     if not by_prompt:
         _none(run)
+        return
+    if len(by_prompt) <= FEW_PROMPTS:
+        _before_and_after(run, found, step_of(found[-1]))
         return
     items = [_item(run, line[-1], f"step {step_of(line[-1]):,}") for line in by_prompt.values()]
     st.html(look.pictures(items, 190))
