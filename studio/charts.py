@@ -306,6 +306,10 @@ def machine(rows: pa.Table, column: str, key: str) -> None:
 
 def spark(run: LiveRun) -> str:
     """The loss as a small picture's address, for a list; "" where there are less than two steps."""
+    return str(run.kept("spark", lambda: _spark(run)))
+
+
+def _spark(run: LiveRun) -> str:
     points = run.curve("loss", SPARK_POINTS)
     steps = points["step"].to_numpy()
     if len(steps) < 2:

@@ -47,7 +47,7 @@ class LiveRun:
     """A run as its log says, kept up to date."""
 
     def __init__(self, folder: RunFolder, history: History) -> None:
-        self.folder = folder
+        self.folder, self.name = folder, folder.name
         self.row: dict[str, Any] = {}
         """Its row of the `runs` view: all that a list needs."""
         self.version = 0
@@ -64,10 +64,6 @@ class LiveRun:
         self._state: RunState | None = None
         self._curves: dict[tuple[str, int], tuple[int, pa.Table]] = {}
         self._slow: dict[Hashable, _Kept] = {}
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def state(self) -> RunState:

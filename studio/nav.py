@@ -16,12 +16,17 @@ TITLES = {
     "history": ("History", "database"),
     "settings": ("Settings", "settings"),
 }
+_PAGES = "nav.pages"
 HIDDEN = frozenset({"compare"})
 """Reached from the page Runs, with the runs in the address."""
 
 
 def page(name: str) -> Any:
-    """One page, for `st.navigation`, `st.page_link` and `st.switch_page`."""
+    """One page, for `st.page_link` and `st.switch_page`."""
+    return st.session_state.get(_PAGES, {}).get(name) or _page(name)
+
+
+def _page(name: str) -> Any:
     title, icon = TITLES[name]
     return st.Page(
         PAGES / f"{name}.py",
@@ -35,4 +40,6 @@ def page(name: str) -> Any:
 
 def navigation() -> Any:
     """Draw the navigation and return the page to run."""
-    return st.navigation([page(name) for name in TITLES], position="top")
+    pages = {name: _page(name) for name in TITLES}
+    st.session_state[_PAGES] = pages  # a list of runs links to them often, and making one looks at the disk
+    return st.navigation(list(pages.values()), position="top")
