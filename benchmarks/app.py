@@ -2,7 +2,8 @@
 
 Before each rerun a live run and the long one get a step, and the shared history is made to look for it, as the first
 session of a tick does; what the other sessions of that tick need is less. The time is that of the page's script alone,
-taken in a process of its own; the browser's is not in it.
+taken in a process of its own; the browser's is not in it. On a machine
+that does other work as well the processor's time says more.
 """
 
 from __future__ import annotations
@@ -53,22 +54,22 @@ def make(outputs: Path, runs: int, events: int, long: int) -> None:
 
 
 def child(outputs: Path) -> dict[str, Any]:
-    """Milliseconds of ROUNDS reruns of each page, sorted; seconds of the first look; memory."""
+    """Milliseconds of ROUNDS reruns of each page and of the processor in them, both sorted; the first look; memory."""
     os.environ["FLUXGYM_OUTPUTS"] = str(outputs)
     from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
     from streamlit.testing.v1 import AppTest
 
     from studio.live import live_runs
 
-    taken: list[float] = []
+    taken: list[tuple[float, float]] = []
     run_script = ScriptRunner._run_script
 
     def timed(self: ScriptRunner, *given: Any) -> None:
-        begun = time.perf_counter()
+        begun, busy = time.perf_counter(), time.thread_time()
         try:
             run_script(self, *given)
         finally:
-            taken.append((time.perf_counter() - begun) * 1000)
+            taken.append(((time.perf_counter() - begun) * 1000, (time.thread_time() - busy) * 1000))
 
     ScriptRunner._run_script = timed  # type: ignore[method-assign]
     begun = time.perf_counter()
@@ -99,7 +100,7 @@ def child(outputs: Path) -> dict[str, Any]:
             live_runs().expire()
             app.run()
         assert not app.exception, (label, app.exception)
-        found[label] = sorted(taken)
+        found[label] = [sorted(column) for column in zip(*taken, strict=True)]
         gc.collect()
     now, peak = memory_mib()
     return {"pages": found, "cold": cold, "memory": now, "peak": peak}
@@ -128,12 +129,13 @@ def main() -> int:
         )
     answer = json.loads(done.stdout.splitlines()[-1])
     table = Table(title=f"A rerun's time on the server, {arguments.runs:,} runs ({machine()})")
-    for column in ("page", "p50", "p95", ""):
+    for column in ("page", "p50", "p95", "processor, p50", "p95", ""):
         table.add_column(column, justify="left" if column == "page" else "right")
-    for label, times in answer["pages"].items():
-        p50, p95 = times[len(times) // 2], times[len(times) * 95 // 100]
-        table.add_row(label, f"{p50:.0f} ms", f"{p95:.0f} ms", "" if p95 <= WANTED_MS else "short of the wanted")
-    table.add_row("at most", "", f"{WANTED_MS} ms", "")
+    for label, (wall, busy) in answer["pages"].items():
+        found = [f"{times[len(times) * percent // 100]:.0f} ms" for times in (wall, busy) for percent in (50, 95)]
+        short = wall[len(wall) * 95 // 100] > WANTED_MS
+        table.add_row(label, *found, "short of the wanted" if short else "")
+    table.add_row("at most", "", f"{WANTED_MS} ms", "", "", "")
     console = Console(width=110)
     console.print(table)
     console.print(
