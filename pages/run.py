@@ -1,59 +1,66 @@
-"""Run: one run, live. `/run?name=my-cat`; without a name the newest one."""
+"""Run: one run, live. `/run?name=my-cat&tab=loss`; without a name the newest one. Only the open tab computes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
-from studio import charts, nav, run_view, words
-from studio.files import run_url
+from studio import dialogs, nav, words
 from studio.live import LiveRun, live_runs
+from studio.run import checkpoints, config, events, header, log, loss, monitor, overview, samples
 
-TABS = {
-    "Overview": "dashboard",
-    "Samples": "imagesmode",
-    "Monitor": "monitor_heart",
-    "Log": "article",
-    "Checkpoints": "save",
-    "Config": "tune",
+TABS: dict[str, tuple[str, str, Callable[[LiveRun], None], float]] = {
+    "overview": ("Overview", "dashboard", overview.show, 1.0),
+    "samples": ("Samples", "imagesmode", samples.show, 2.0),
+    "loss": ("Loss", "show_chart", loss.show, 1.0),
+    "monitor": ("Monitor", "monitor_heart", monitor.show, 2.0),
+    "log": ("Log", "article", log.show, 1.0),
+    "checkpoints": ("Checkpoints", "save", checkpoints.show, 2.0),
+    "config": ("Config", "tune", config.show, 0.0),
+    "events": ("Events", "list_alt", events.show, 2.0),
 }
+"""By the word in the address: title, icon, what draws it, seconds between two looks while the run lives (0: none)."""
+LABELS = {slug: f":material/{icon}: {title}" for slug, (title, icon, _, _) in TABS.items()}
+IDLE_SECONDS = 10.0
 
 
-def view(name: str, fast: bool) -> None:
-    """The live part: only the open tab is drawn."""
+def head(name: str, fast: bool) -> None:
+    """What stands on top; where the run begins or ends to live, the page takes another pace."""
     run = live_runs().get(name)
-    if run is None or run.state.is_busy != fast:
+    if run is None or run.is_busy != fast:
         st.rerun()
-    run_view.header(run)
-    tabs = st.tabs(
-        [f":material/{icon}: {title}" for title, icon in TABS.items()], key=f"run-tabs-{name}", on_change="rerun"
-    )
-    for tab, title in zip(tabs, TABS, strict=True):
-        if tab.open:
-            with tab:
-                show_tab(title, run)
+    header.show(run)
 
 
-def show_tab(title: str, run: LiveRun) -> None:
-    """One tab's content."""
-    if title == "Overview":
-        left, right = st.columns([1, 1.15], gap="medium")
-        with left:
-            st.markdown("**Newest samples**")
-            run_view.samples(run)
-        with right:
-            st.markdown("**Loss**, smoothed over raw")
-            charts.loss(run, f"loss-{run.name}")
-        run_view.machine(run.state)
-    elif title == "Samples":
-        run_view.sample_grid(run)
-    elif title == "Monitor":
-        run_view.monitor(run)
-    elif title == "Log":
-        run_view.log(run.folder.train_log, run_url(run.folder, "train.log"), "The trainer has written nothing yet.")
-    elif title == "Checkpoints":
-        run_view.checkpoints(run)
-    elif title == "Config":
-        run_view.config(run.state)
+def tab(slug: str, name: str) -> None:
+    """What is in the open tab."""
+    dialogs.pass_on()
+    run = live_runs().get(name)
+    if run is None:
+        st.rerun()
+    TABS[slug][2](run)
+
+
+def show(run: LiveRun) -> None:
+    """The page of a run. The address says which tab is open."""
+    key = f"run-tabs-{run.name}"
+    open_slug = str(st.query_params.get("tab", "overview"))
+    st.session_state[key] = LABELS.get(open_slug, LABELS["overview"])
+
+    def turned() -> None:
+        slug = next(slug for slug, label in LABELS.items() if label == st.session_state[key])
+        st.query_params["tab"] = slug
+
+    live = run.is_busy
+    st.fragment(head, run_every=1.0 if live else IDLE_SECONDS, key="run-head")(run.name, live)
+    for slug, place in zip(TABS, st.tabs(list(LABELS.values()), key=key, on_change=turned), strict=True):
+        if place.open:
+            pace = TABS[slug][3]
+            with place:
+                st.fragment(tab, run_every=(pace if live else IDLE_SECONDS) if pace else None, key="run-tab")(
+                    slug, run.name
+                )
 
 
 def nothing(name: str) -> None:
@@ -70,12 +77,11 @@ def nothing(name: str) -> None:
 
 
 asked = st.query_params.get("name", "")
-runs = live_runs().all()
+runs = [run for run in live_runs().all() if not run.row.get("archived")]
 found = live_runs().get(asked) if asked else (runs[0] if runs else None)
 if found is None:
     nothing(asked)
 else:
     if not asked:
         st.query_params["name"] = found.name
-    live = found.state.is_busy
-    st.fragment(view, run_every=1.0 if live else 10.0, key="run-view")(found.name, live)
+    show(found)

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from fluxcore import runs
 from fluxcore.config import RunConfig
 from fluxcore.errors import UserError
 from fluxcore.runs import create_run, default_outputs, request_resume, request_start, request_stop, set_monitoring
@@ -51,6 +52,16 @@ def monitoring(name: str, enabled: bool) -> None:
 def start_runner() -> None:
     """Start the runner where none is alive."""
     _ask(lambda: ensure_runner(default_outputs()), "The runner is up", served=False)
+
+
+def resume_queue() -> None:
+    """Let waiting runs start again."""
+    _ask(lambda: runs.resume_queue(default_outputs(), "app"), "The queue goes on")
+
+
+def do(request: Callable[[], Any], done: str) -> None:
+    """Ask for something that no runner has to serve, and say what became of it."""
+    _ask(request, done, served=False)
 
 
 def sentence(error: UserError | OSError) -> str:

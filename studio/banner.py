@@ -23,14 +23,14 @@ MOST_RECENT = 3
 
 def show() -> None:
     """Draw the banner; it keeps itself up to date, fast while something runs."""
-    fast = any(run.state.is_busy for run in live_runs().all())
+    fast = any(run.is_busy for run in live_runs().all())
     st.fragment(_banner, run_every=LIVE_SECONDS if fast else IDLE_SECONDS, key="banner")(fast)
 
 
 def _banner(fast: bool) -> None:
     runs = live_runs().all()
-    live = [run for run in runs if run.state.is_live]
-    busy = any(run.state.is_busy for run in runs)
+    live = [run for run in runs if run.is_live]
+    busy = any(run.is_busy for run in runs)
     if busy != fast and st.session_state.get("banner.fast") != busy:
         st.session_state["banner.fast"] = busy
         st.rerun()  # the pace of a fragment is set where it is called
@@ -38,7 +38,7 @@ def _banner(fast: bool) -> None:
     alive = runner_alive(default_outputs()) is not None
     if not alive and (live or time.monotonic() - _begun() > 8):
         _no_runner(bool(live))
-    recent = [run for run in runs if is_recent(run.state, time.time())]
+    recent = [run for run in runs if is_recent(run, time.time()) and not run.row.get("archived")]
     if not live and not recent:
         return
     with st.container(border=True, key="banner", gap="xsmall"):
@@ -46,8 +46,13 @@ def _banner(fast: bool) -> None:
             _live_row(run, first=i == 0)
         for i, run in enumerate(recent[:MOST_RECENT]):
             _recent_row(run, first=i == 0 and not live)
-        if len(recent) > MOST_RECENT:
-            st.page_link(nav.page("runs"), label=f"{len(recent) - MOST_RECENT} more ended in the last 24 hours")
+        for key, shown in (
+            ("banner-more", MOST_RECENT),
+            ("banner-more-phone", 1),
+        ):  # the page's style shows one of them
+            if len(recent) > shown:
+                with st.container(key=key):
+                    st.page_link(nav.page("runs"), label=f"{len(recent) - shown} more ended in the last 24 hours")
 
 
 @st.cache_resource
@@ -231,13 +236,7 @@ def why(run: LiveRun) -> str:
     state = run.state
     can = f"It can go on from step {state.resume_step:,}." if can_resume(run) and state.resume_step is not None else ""
     if state.state == "stalled":
-        limit = words.duration(state.config.get("stall_seconds"))
-        seen = {
-            "gpu_idle": f"The GPU has done nothing for {limit}, so the run was stopped.",
-            "no_progress": "No step was finished for too long, so the run was stopped.",
-            "silent": "Nothing was heard of the training for too long, so the run was stopped.",
-        }.get(state.verdict, "The run was stuck and was stopped.")
-        return " ".join(part for part in (seen, state.hint, can) if part)
+        return " ".join(part for part in (verdict(state.verdict, state), state.hint, can) if part)
     if state.state == "failed":
         return f"{state.hint or f'It failed ({state.reason or words.UNKNOWN}).'} {can}".strip()
     if state.state == "stopped":
@@ -246,3 +245,13 @@ def why(run: LiveRun) -> str:
         )
         return f"{asked} at step {state.step:,}. {can}".strip()
     return ""
+
+
+def verdict(name: str, state: RunState) -> str:
+    """What was seen when the run was judged stuck, in a sentence."""
+    limit = words.duration(state.config.get("stall_seconds"))
+    return {
+        "gpu_idle": f"The GPU has done nothing for {limit}, so the run was stopped.",
+        "no_progress": "No step was finished for too long, so the run was stopped.",
+        "silent": "Nothing was heard of the training for too long, so the run was stopped.",
+    }.get(name, "The run was stuck and was stopped.")

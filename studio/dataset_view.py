@@ -38,7 +38,7 @@ def show(draft: Draft) -> None:
     pages = math.ceil(len(pictures) / PER_PAGE)
     page = st.pagination(pages, key="pictures-page") if pages > 1 else 1
     shown = pictures[(page - 1) * PER_PAGE : page * PER_PAGE]
-    with st.grid("auto", min_column_width=150, gap="small"):
+    with st.grid("auto", min_column_width=150, gap="small", key="pictures"):
         for picture in shown:
             _card(draft, picture)
 

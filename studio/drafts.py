@@ -19,9 +19,18 @@ from fluxcore.config import VRAM_PRESETS, RunConfig, defaults
 from fluxcore.dataset import list_pictures
 from fluxcore.log import EventError, EventLog, LogReader
 from fluxcore.models.registry import ModelNotFound, find_model
-from fluxcore.runs import RunError, RunFolder, check_outputs
+from fluxcore.runs import RunError, RunFolder, check_outputs, read_installation
 
 DRAFTS = ".drafts"
+MONITORING = (
+    "enable_monitoring",
+    "stall_seconds",
+    "auto_resume",
+    "sample_gpu_seconds",
+    "stop_grace_seconds",
+    "alerts",
+)
+"""The settings whose defaults the page Settings sets."""
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{6}")
 
 
@@ -43,7 +52,8 @@ class Draft:
         self.id = draft_id or f"{int(time.time()):08x}-{secrets.token_hex(3)}"
         self.outputs = outputs
         self.folder = draft_folder(outputs, self.id)
-        self.values: dict[str, Any] = follow_presets(defaults(), set())
+        self._usual = usual_settings(outputs)
+        self.values: dict[str, Any] = follow_presets(self._usual, set(), self._usual)
         self.touched: set[str] = set()
         self._log: EventLog | None = None
         self._saved = False
@@ -74,11 +84,11 @@ class Draft:
         """Keep `changes`; a new base model or memory preset sets the fields that nobody touched. Raises RunError."""
         self._apply()
         wanted = self.touched | set(changes if touched is None else touched)
-        self._save(follow_presets({**self.values, **changes}, wanted), wanted)
+        self._save(follow_presets({**self.values, **changes}, wanted, self._usual), wanted)
 
     def clear(self) -> None:
         """Forget every setting; pictures stay."""
-        self._save(follow_presets(defaults(), set()), set())
+        self._save(follow_presets(self._usual, set(), self._usual), set())
 
     def discard(self) -> None:
         """Remove the draft with its pictures: they live on in the run that it became."""
@@ -111,18 +121,30 @@ class Draft:
         self._saved = True
         config = saved[-1].get("config")
         if isinstance(config, dict):
-            self.values = {**defaults(), **{key: config[key] for key in config if key in RunConfig.model_fields}}
+            self.values = {**self._usual, **{key: config[key] for key in config if key in RunConfig.model_fields}}
         self.touched = {str(name) for name in saved[-1].get("touched") or []}
         return True
 
 
-def follow_presets(values: dict[str, Any], touched: set[str]) -> dict[str, Any]:
-    """`values` with each untouched field at its default, as the memory preset and the base model set it."""
+def usual_settings(outputs: Path) -> dict[str, Any]:
+    """The defaults as a person set them on the page Settings; the schema's where nobody did, or where they fit not."""
+    try:
+        saved = read_installation(outputs).defaults
+    except OSError:
+        saved = {}
+    return defaults() | {name: saved[name] for name in MONITORING if type(saved.get(name)) is type(defaults()[name])}
+
+
+def follow_presets(values: dict[str, Any], touched: set[str], usual: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`values` with each untouched field as it is `usual`ly, or as the memory preset and the base model set it.
+
+    Without `usual` the schema's defaults are.
+    """
     try:
         model = find_model(str(values["base_model"])).defaults
     except ModelNotFound:
         model = {}
-    presets = {**defaults(), **VRAM_PRESETS.get(str(values["vram"]), {}), **model}
+    presets = {**(usual or defaults()), **VRAM_PRESETS.get(str(values["vram"]), {}), **model}
     return {name: values[name] if name in touched else presets[name] for name in values}
 
 

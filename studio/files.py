@@ -51,7 +51,7 @@ def routes(outputs: Path, base: str = "") -> list[Route]:
             if made is not None:
                 return Response(made, media_type="image/webp", headers=headers)
         media_type = _TYPES.get(path.suffix.lower(), "application/octet-stream")
-        if path.suffix == ".log":
+        if path.suffix == ".log" and "download" not in request.query_params:
             return FileResponse(path, media_type="text/plain; charset=utf-8", headers=headers)
         name = path.name if media_type == "application/octet-stream" else None
         return FileResponse(path, media_type=media_type, filename=name, headers=headers)

@@ -1,4 +1,4 @@
-"""One incremental reader and fold per run and process, shared by every session: a tick costs what is new.
+"""What all sessions share: one history of all runs per server process, read by offset: a tick costs what is new.
 
 Pages read `LiveRun.state`, a copy that is never changed after it was published, so no page needs a lock.
 """
@@ -8,145 +8,133 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import threading
 import time
-from array import array
-from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import streamlit as st
 
-from fluxcore.log import Event, FolderReader, number, parse_ts
-from fluxcore.runs import RunFolder, RunState, default_outputs, list_run_folders, unreadable
+from fluxcore.log import parse_ts
+from fluxcore.runs import RunFolder, RunState, default_outputs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fluxcore.history.engine import History
 
 log = logging.getLogger("fluxgym")
 
-SMOOTHING = 0.95
 REFRESH_SECONDS = 0.4
 RECENT_SECONDS = 24 * 3600
+CURVE_POINTS = 1000
+SPARK_POINTS = 48
+MOST_KEPT = 16
 
 
-class Curve:
-    """The losses by step: raw, and an exponential mean without bias towards its start. A resume cuts what it redoes."""
-
-    def __init__(self) -> None:
-        self.steps = array("q")
-        self.losses = array("d")
-        self.means = array("d")
-        self._sums = array("d")
-        self._weights = array("d")
-
-    def add(self, step: int, loss: float) -> None:
-        """Append one step."""
-        if self.steps and step <= self.steps[-1]:
-            keep = bisect_left(self.steps, step)
-            for column in (self.steps, self.losses, self.means, self._sums, self._weights):
-                del column[keep:]
-        total, weight = (self._sums[-1], self._weights[-1]) if self.steps else (0.0, 0.0)
-        if math.isfinite(loss):
-            total, weight = SMOOTHING * total + (1 - SMOOTHING) * loss, SMOOTHING * weight + (1 - SMOOTHING)
-        for column, value in (
-            (self.losses, loss),
-            (self.means, total / weight if weight else math.nan),
-            (self._sums, total),
-            (self._weights, weight),
-        ):
-            column.append(value)
-        self.steps.append(step)
-
-    def thinned(self, most: int = 600) -> dict[str, list[float | None]]:
-        """At most about `most` points: the lowest and the highest loss of each stretch, so that no spike is lost."""
-        steps, losses, means = np.array(self.steps), np.array(self.losses), np.array(self.means)
-        if len(steps) > most:
-            width = math.ceil(2 * len(steps) / most)
-            whole = len(steps) // width * width
-            stretches = losses[:whole].reshape(-1, width)
-            starts = np.arange(0, whole, width)
-            low = starts + np.argmin(np.where(np.isfinite(stretches), stretches, np.inf), axis=1)
-            high = starts + np.argmax(np.where(np.isfinite(stretches), stretches, -np.inf), axis=1)
-            chosen = np.unique(np.concatenate([low, high, np.arange(whole, len(steps)), [len(steps) - 1]]))
-            steps, losses, means = steps[chosen], losses[chosen], means[chosen]
-        return {"step": steps.tolist(), "loss": _finite(losses), "smoothed": _finite(means)}
-
-
-def _finite(values: np.ndarray) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+@dataclass(frozen=True)
+class _Kept:
+    version: int
+    good_until: float
+    value: Any
 
 
 class LiveRun:
     """A run as its log says, kept up to date."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.curve = Curve()
-        self.state = RunState(folder.name)
+    def __init__(self, folder: RunFolder, history: History) -> None:
+        self.folder, self.name = folder, folder.name
+        self.row: dict[str, Any] = {}
+        """Its row of the `runs` view: all that a list needs."""
+        self.version = 0
+        """Another number whenever its log has changed."""
         self.trouble = ""
         """Why the log can't be read now; "" where it can."""
-        self._folded = RunState(folder.name)
-        self._reader = FolderReader(folder.path)
-        self._inode = _inode(folder)
-        self._lock = threading.Lock()
-        self._version = 0
-        self._points: tuple[int, dict[str, list[float | None]]] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def refresh(self) -> None:
-        """Fold in what is new and publish it. A log that can't be read leaves what was known, and says so."""
-        with self._lock:
-            if _inode(self.folder) != self._inode:  # the run was deleted and made anew
-                self._begin_anew()
-            try:
-                events = self._reader.read_new()
-            except OSError as error:
-                if not self.trouble:
-                    log.warning("%s", unreadable(self.name, error))
-                self.trouble = str(unreadable(self.name, error))
-                self._begin_anew()  # part of it may have been read
-                return
-            self.trouble = ""
-            if events or self._reader.bad_lines != self._folded.bad_lines:
-                for event in events:
-                    self._take(event)
-                self._folded.bad_lines = self._reader.bad_lines
-                self._version += 1
-                self.state = _published(self._folded)
-
-    def _begin_anew(self) -> None:
-        self._inode = _inode(self.folder)
-        self._reader, self._folded, self.curve = FolderReader(self.folder.path), RunState(self.name), Curve()
-
-    def _take(self, event: Event) -> None:
-        self._folded.apply(event)
-        if event.type == "train.step":
-            step, loss = event.data.get("step"), number(event.data.get("loss"))
-            if isinstance(step, int) and loss is not None:
-                self.curve.add(step, loss)
-
-    def points(self) -> dict[str, list[float | None]]:
-        """The loss curve for a chart, thinned once for all sessions."""
-        with self._lock:
-            if self._points is None or self._points[0] != self._version:
-                self._points = (self._version, self.curve.thinned())
-            return self._points[1]
-
-    @property
-    def sort_key(self) -> tuple[bool, str]:
+        self.is_busy = self.is_live = False
+        """Whether something of it waits or lives; whether it is queued, starting, running or stopping."""
+        self.ended_at: float | None = None
+        """When it ended, in epoch seconds, where it does not live again."""
+        self.sort_key: tuple[bool, datetime] = (False, datetime.min)
         """Live runs first, then the newest."""
-        return self.state.is_live, self.state.started or self.state.created or ""
+        self._history = history
+        self._state: RunState | None = None
+        self._curves: dict[tuple[str, int], tuple[int, pa.Table]] = {}
+        self._slow: dict[Hashable, _Kept] = {}
+
+    @property
+    def state(self) -> RunState:
+        """Its folded state. That of a compacted run is read from its log when it is first asked for."""
+        state = self._state
+        if state is None:
+            with self._history.ready(steps_only=True):
+                state = self._state = self._read()
+        return state
+
+    def _read(self) -> RunState:
+        found = self._history.state(self.name)
+        return _published(found) if found else RunState(self.name)
+
+    def update(self, version: int, row: dict[str, Any]) -> None:
+        """Take over what the history has read since; whoever calls it holds the history."""
+        finished = self.name in self._history.compacted
+        state = None if finished else self._read()
+        self.version, self.row, self._state = version, row, state
+        self.is_busy, self.is_live = bool(state and state.is_busy), bool(state and state.is_live)
+        ended: datetime | None = row["ended"]
+        self.ended_at = ended.replace(tzinfo=UTC).timestamp() if ended and not self.is_live else None
+        self.sort_key = self.is_live, row["started"] or row["created"] or datetime.min
+
+    def curve(self, column: str = "loss", points: int = CURVE_POINTS) -> pa.Table:
+        """`step_curve` of this run, thinned once for all sessions."""
+        from fluxcore.history.charts import step_curve
+
+        kept = self._curves.get((column, points))
+        if kept is None or kept[0] != self.version:
+            kept = (self.version, step_curve(self._history, self.name, column, points=points))
+            self._curves[column, points] = kept
+        return kept[1]
+
+    def machine(self, window: float | None) -> tuple[pa.Table, pa.Table]:
+        """`gpu_curves` and `host_curves` of the last `window` seconds that were sampled (None: all)."""
+        from fluxcore.history.machine import gpu_curves, host_curves
+
+        def read() -> tuple[pa.Table, pa.Table]:
+            last = self.state.updated and parse_ts(self.state.updated).astimezone(UTC).replace(tzinfo=None)
+            since = last - timedelta(seconds=window) if window and last else None
+            return gpu_curves(self._history, self.name, since), host_curves(self._history, self.name, since)
+
+        found: tuple[pa.Table, pa.Table] = self.kept(("machine", window), read)
+        return found
+
+    def kept(self, key: Hashable, read: Callable[[], Any]) -> Any:
+        """What `read` gives, for all sessions: read anew when the log has changed, but never for more than a
+        thirtieth of the time, however long it takes."""
+        found = self._slow.pop(key, None)
+        if found is None or (found.version != self.version and time.monotonic() > found.good_until):
+            begun = time.monotonic()
+            value = read()
+            now = time.monotonic()
+            found = _Kept(self.version, now + 30 * (now - begun), value)
+        self._slow[key] = found
+        while len(self._slow) > MOST_KEPT:
+            self._slow.pop(next(iter(self._slow)), None)
+        return found.value
 
 
 class LiveRuns:
     """All runs of an outputs folder."""
 
     def __init__(self, outputs: Path) -> None:
+        from fluxcore.history.engine import History
+
         self.outputs = outputs
+        self.history = History(outputs)
         self._runs: dict[str, LiveRun] = {}
+        self._sorted: list[LiveRun] = []
         self._read = -math.inf
         self._lock = threading.Lock()
 
@@ -154,12 +142,9 @@ class LiveRuns:
         """Every run, live ones first, then by time; read anew at most every 0.4 s however many sessions ask."""
         with self._lock:
             if time.monotonic() - self._read > REFRESH_SECONDS:
-                folders = {folder.name: folder for folder in list_run_folders(self.outputs)}
-                self._runs = {name: self._runs.get(name) or LiveRun(folder) for name, folder in folders.items()}
-                for run in self._runs.values():
-                    run.refresh()
+                self._refresh()
                 self._read = time.monotonic()
-            return sorted(self._runs.values(), key=lambda run: run.sort_key, reverse=True)
+            return self._sorted
 
     def get(self, name: str) -> LiveRun | None:
         """The run of that name, up to date; None where there is none."""
@@ -169,6 +154,33 @@ class LiveRuns:
     def expire(self) -> None:
         """Read anew at the next call: something was just asked for."""
         self._read = -math.inf
+
+    def _refresh(self) -> None:
+        history = self.history
+        history.refresh()
+        with history.ready(steps_only=True):
+            rows, troubles = history.rows, history.unreadable
+            changed = self._runs.keys() != rows.keys() | troubles.keys()
+            for name in [name for name in self._runs if name not in rows and name not in troubles]:
+                del self._runs[name]
+            for name, version in history.versions.items():
+                run = self._run(name)
+                if run.version != version:
+                    run.update(version, rows[name])
+                    changed = True
+                run.trouble = ""
+            for name, trouble in troubles.items():
+                run = self._run(name)
+                if not run.trouble:
+                    log.warning("%s", trouble)
+                run.trouble = trouble
+        if changed:
+            self._sorted = sorted(self._runs.values(), key=lambda run: run.sort_key, reverse=True)
+
+    def _run(self, name: str) -> LiveRun:
+        if name not in self._runs:
+            self._runs[name] = LiveRun(RunFolder(self.outputs / name), self.history)
+        return self._runs[name]
 
 
 @st.cache_resource(show_spinner=False)
@@ -181,9 +193,9 @@ def live_runs() -> LiveRuns:
     return _shared(default_outputs())
 
 
-def is_recent(state: RunState, now: float) -> bool:
+def is_recent(run: LiveRun, now: float) -> bool:
     """Whether a run ended within 24 hours before `now` (epoch seconds)."""
-    return bool(state.ended) and not state.is_live and now - parse_ts(str(state.ended)).timestamp() < RECENT_SECONDS
+    return run.ended_at is not None and now - run.ended_at < RECENT_SECONDS
 
 
 def _published(state: RunState) -> RunState:
@@ -192,10 +204,3 @@ def _published(state: RunState) -> RunState:
     shown.attempts, shown.samples, shown.requests = list(state.attempts), list(state.samples), list(state.requests)
     shown.checkpoints, shown.gpus, shown.configs = dict(state.checkpoints), dict(state.gpus), dict(state.configs)
     return shown
-
-
-def _inode(folder: RunFolder) -> int | None:
-    try:
-        return os.stat(folder.events).st_ino
-    except OSError:
-        return None

@@ -33,7 +33,7 @@ def style() -> None:
     st.container(key="look").html(
         """<style>
         .st-key-look { position: absolute; }
-        .stApp { font-variant-numeric: tabular-nums; }
+        .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
         .fg-grid { display: grid; gap: .5rem;
@@ -52,9 +52,59 @@ def style() -> None:
         /* On the page of one run the links to the others are no "current page". */
         [class*="st-key-open-"] a, [class*="st-key-card-open-"] a { background: transparent; }
         [class*="st-key-open-"] a p, [class*="st-key-card-open-"] a p { font-weight: 400; }
+        .fg-pairs { display: grid; gap: .9rem;
+                    grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
+        .fg-pairs > div > p, .fg-matrix th { font-size: .85rem; line-height: 1.35; margin: 0 0 .35rem; }
+        .fg-pair { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr); gap: .4rem; }
+        .fg-scroll { overflow-x: auto; }
+        .fg-matrix { border-collapse: separate; border-spacing: .3rem; }
+        .fg-matrix th { font-weight: 400; text-align: left; vertical-align: middle; border: 0; padding: 0 .4rem 0 0; }
+        .fg-matrix thead th { opacity: .75; text-align: center; }
+        .fg-matrix tbody th { position: sticky; left: 0; width: 11rem; min-width: 7rem; z-index: 1; }
+        .fg-matrix td { border: 0; padding: 0; width: 112px; min-width: 84px; }
+        .fg-large img { aspect-ratio: auto; max-height: 62vh; }
+        .fg-wide td { width: 210px; min-width: 130px; }
+        .fg-thumb { width: 64px; height: 64px; border-radius: 8px; object-fit: cover; display: block;
+                    background: color-mix(in srgb, currentColor 6%, transparent); }
+        .fg-spark { width: 120px; height: 34px; display: block; }
+        .st-key-sql textarea { font-family: "Source Code Pro", ui-monospace, monospace; font-size: .85rem; }
+        .fg-log { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.5;
+                  background: none; border: 0; padding: 0; }
+        .fg-log .fg-bad { color: light-dark(#a9242d, #ff9299); font-weight: 600; }
+        .fg-log .fg-warn { color: light-dark(#8f4208, #f2b968); }
+        .fg-log .fg-quiet { opacity: .6; }
+        [data-testid="stCaptionContainer"] { opacity: .78; }
+        /* The accent as text: the buttons' violet is too dark for that on black. */
+        .stTabs [aria-selected="true"] p, [data-testid$="controlActive"] p, [data-testid$="pillsActive"] p {
+            color: light-dark(#5041c4, #a99fff) !important; }
+        .st-key-banner-more-phone { display: none; }
         @media (max-width: 640px) {
-            [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch; }
+            .stMainBlockContainer { padding-left: .8rem; padding-right: .8rem; padding-top: 3.6rem; }
+            [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch;
+                                                                 gap: .35rem; }
             [class*="st-key-live-"] > *, [class*="st-key-recent-"] > * { width: 100%; flex: none; }
+            .st-key-banner { padding: .6rem .7rem; }
+            .st-key-banner .fg-facts { font-size: .8rem; gap: 0 .8rem; line-height: 1.4; }
+            /* The newest that ended; the others are one tap away. */
+            .st-key-banner > :has(> [class*="st-key-recent-"]) ~ :has(> [class*="st-key-recent-"]),
+            .st-key-banner-more { display: none; }
+            .st-key-banner-more-phone { display: block; }
+            [class*="st-key-recent-"] p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
+                                          overflow: hidden; }
+            .st-key-banner-refresh { display: none; }
+            /* Start is always in reach, and the pictures are a strip to be pushed aside. */
+            .st-key-start { position: fixed; left: 0; right: 0; bottom: 0; z-index: 99; padding: .6rem .8rem;
+                            width: 100% !important; background: var(--fg-page); border-top: 1px solid
+                            color-mix(in srgb, currentColor 18%, transparent); }
+            .stApp:has(.st-key-start) .stMainBlockContainer { padding-bottom: 6rem; }
+            .st-key-pictures { display: flex !important; flex-wrap: nowrap; overflow-x: auto;
+                               scroll-snap-type: x proximity; }
+            .st-key-pictures > * { flex: 0 0 62%; scroll-snap-align: start; }
+            .stHorizontalBlock[class*="st-key-card-"] { display: grid; gap: .5rem .7rem;
+                                                        grid-template-columns: auto auto 1fr auto; }
+            .stHorizontalBlock[class*="st-key-card-"] > :nth-child(3) { grid-column: 1 / -1; grid-row: 2; }
+            .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
+            .st-key-run-menu { flex: none; }
         }
         </style><span hidden></span>"""
     )
@@ -71,9 +121,48 @@ def pictures(items: list[tuple[str, str, str, str]], least: int = 150) -> str:
     return f"<div class=fg-grid style='--fg:{least}px'>{''.join(_figure(*item) for item in items)}</div>"
 
 
-def picture(small: str, full: str, description: str) -> str:
-    """One linked picture that fills its place."""
-    return _figure(small, full, description, "", "fg-alone")
+def picture(small: str, full: str, description: str, *, large: bool = False) -> str:
+    """One linked picture that fills its place; `large`: as much of it as the window has room for."""
+    return _figure(small, full, description, "", "fg-large" if large else "fg-alone")
+
+
+def pairs(rows: list[tuple[str, list[tuple[str, tuple[str, str, str, str]]]]]) -> str:
+    """For each prompt one or two pictures beside each other: (prompt, [(line under it, picture)])."""
+    blocks = []
+    for prompt, items in rows:
+        figures = "".join(_figure(small, full, alt, line) for line, (small, full, alt, _) in items)
+        blocks.append(f"<div><p>{html.escape(prompt)}</p><div class=fg-pair>{figures}</div></div>")
+    return f"<div class=fg-pairs>{''.join(blocks)}</div>"
+
+
+def thumbnail(found: tuple[str, str] | None) -> str:
+    """A small square picture (address, description), or its empty place."""
+    if found is None:
+        return "<div class=fg-thumb></div>"
+    return f"<img class=fg-thumb src='{html.escape(found[0])}' alt='{html.escape(found[1])}' loading=lazy>"
+
+
+def spark(address: str, description: str) -> str:
+    """A small curve, or its empty place."""
+    if not address:
+        return "<div class=fg-spark></div>"
+    return f"<img class=fg-spark src='{html.escape(address)}' alt='{html.escape(description)}'>"
+
+
+def matrix(
+    heads: list[str], lines: list[tuple[str, list[tuple[str, str, str, str] | None]]], *, wide: bool = False
+) -> str:
+    """A table of pictures that scrolls sideways: a line for each prompt, a column for each step (or run: `wide`)."""
+    head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in heads)
+    body = []
+    for prompt, cells in lines:
+        drawn = "".join(f"<td>{_figure(*cell[:3], '') if cell else ''}</td>" for cell in cells)
+        body.append(f"<tr><th scope=row>{html.escape(prompt)}</th>{drawn}</tr>")
+    kind = "fg-matrix fg-wide" if wide else "fg-matrix"
+    return (
+        f"<div class=fg-scroll><table class='{kind}'><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
 
 
 def _figure(small: str, full: str, description: str, line: str, kind: str = "") -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
-from studio import banner, look, nav
+from studio import banner, dialogs, look, nav
 
-st.set_page_config(page_title="FluxGym", page_icon=":material/fitness_center:", layout="wide")
+# Our own file: Streamlit has browsers fetch the icons of its names from a host of Google's.
+ICON = Path(__file__).with_name("icon.png")
+
+st.set_page_config(page_title="FluxGym", page_icon=ICON, layout="wide")
 current = nav.navigation()
 look.style()
+dialogs.begin(current.url_path)
 banner.show()
 current.run()
+dialogs.show()

@@ -8,18 +8,38 @@ from typing import Any
 import streamlit as st
 
 PAGES = Path(__file__).resolve().parents[1] / "pages"
+TITLES = {
+    "train": ("Train", "model_training"),
+    "runs": ("Runs", "list"),
+    "run": ("Run", "monitoring"),
+    "compare": ("Compare", "compare_arrows"),
+    "history": ("History", "database"),
+    "settings": ("Settings", "settings"),
+}
+_PAGES = "nav.pages"
+HIDDEN = frozenset({"compare"})
+"""Reached from the page Runs, with the runs in the address."""
 
 
 def page(name: str) -> Any:
-    """One page, for `st.navigation`, `st.page_link` and `st.switch_page`."""
-    title, icon = {
-        "train": ("Train", "model_training"),
-        "runs": ("Runs", "list"),
-        "run": ("Run", "monitoring"),
-    }[name]
-    return st.Page(PAGES / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "train")
+    """One page, for `st.page_link` and `st.switch_page`."""
+    return st.session_state.get(_PAGES, {}).get(name) or _page(name)
+
+
+def _page(name: str) -> Any:
+    title, icon = TITLES[name]
+    return st.Page(
+        PAGES / f"{name}.py",
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=name,
+        default=name == "train",
+        visibility="hidden" if name in HIDDEN else "visible",
+    )
 
 
 def navigation() -> Any:
     """Draw the navigation and return the page to run."""
-    return st.navigation([page("train"), page("runs"), page("run")], position="top")
+    pages = {name: _page(name) for name in TITLES}
+    st.session_state[_PAGES] = pages  # a list of runs links to them often, and making one looks at the disk
+    return st.navigation(list(pages.values()), position="top")

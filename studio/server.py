@@ -22,6 +22,7 @@ from fluxcore.runs import default_outputs
 
 from . import files
 from .gate import Gate, say
+from .live import live_runs
 
 log = logging.getLogger("fluxgym")
 
@@ -58,6 +59,7 @@ def middleware() -> list[Middleware]:
 async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
     """Start the runner where none is alive, and move what was imported out of the garbage collector's way."""
     threading.Thread(target=_start_runner, name="start-runner", daemon=True).start()
+    threading.Thread(target=_read_history, name="read-history", daemon=True).start()
     gc.collect()
     gc.freeze()
     yield {}
@@ -72,6 +74,17 @@ def _start_runner() -> None:
         log.warning("the runner was not started: %s", error)
     except Exception:
         log.exception("the runner was not started")
+
+
+def _read_history() -> None:
+    """Read the logs before the first visitor asks, and once more: at a quiet look the history makes itself small."""
+    try:
+        runs = live_runs()
+        for _ in range(2):
+            runs.all()
+            runs.expire()
+    except Exception as error:  # the pages meet the same trouble and say it
+        log.warning("the history was not read ahead: %s", error)
 
 
 def on_script_error(error: Exception) -> bool:

@@ -104,10 +104,21 @@ def settle(page: Any, timeout: float = 30) -> None:
     page.wait_for_timeout(700)
 
 
-def photograph(url: str, out: Path, run: str | None, looks: list[str]) -> list[Path]:
+RUN_TABS = ("samples", "loss", "monitor", "log", "checkpoints", "config", "events")
+
+
+def addresses(run: str | None) -> dict[str, str]:
+    """What is photographed: a name for the file, and where it is."""
+    pages = {"train": "/", "runs": "/runs", "history": "/history", "settings": "/settings"}
+    if run:
+        pages["run"] = f"/run?name={run}"
+        pages |= {f"run-{tab}": f"/run?name={run}&tab={tab}" for tab in RUN_TABS}
+    return pages
+
+
+def photograph(url: str, out: Path, pages: dict[str, str], looks: list[str]) -> list[Path]:
     """Every page in every look; returns the files."""
     out.mkdir(parents=True, exist_ok=True)
-    pages = {"train": "/", "runs": "/runs"} | ({"run": f"/run?name={run}"} if run else {})
     made = []
     with browser() as running:
         for look in looks:
@@ -136,11 +147,13 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, default=default_outputs(), help="the runs to show")
     parser.add_argument("--run", help="the run whose page is photographed (default: the newest that drew samples)")
     parser.add_argument("--look", action="append", choices=list(LOOKS), help="default: all")
+    parser.add_argument("--page", action="append", help="such as train, run-loss; default: all")
     arguments = parser.parse_args()
     outputs = arguments.outputs.absolute()
     run = arguments.run or _newest(outputs)
+    pages = {name: path for name, path in addresses(run).items() if not arguments.page or name in arguments.page}
     with server(outputs) as served:
-        for file in photograph(served.url, arguments.out, run, arguments.look or list(LOOKS)):
+        for file in photograph(served.url, arguments.out, pages, arguments.look or list(LOOKS)):
             print(file)
 
 

@@ -68,12 +68,15 @@ def ago(ts: str | None, now: datetime | None = None) -> str:
 
 
 def clock(ts: str | None, now: datetime | None = None) -> str:
-    """A log's time on the reader's clock: `20:01`, with the day where it is not today."""
+    """A log's time on the reader's clock: `20:01 CET`, with the day where it is not today."""
     if not ts:
         return UNKNOWN
     zone = _zone()
     moment, today = parse_ts(ts).astimezone(zone), (now or datetime.now(UTC)).astimezone(zone)
-    return moment.strftime("%H:%M" if moment.date() == today.date() else "%d %b %H:%M")
+    zone_name = moment.tzname() or ""
+    if zone_name[:1] in "+-":  # many zones have no other name than their distance
+        zone_name = f"UTC{zone_name}"
+    return moment.strftime("%H:%M " if moment.date() == today.date() else "%d %b %H:%M ") + zone_name
 
 
 def _zone() -> tzinfo:

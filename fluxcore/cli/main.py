@@ -71,6 +71,7 @@ for verb, function in VERBS.items():
     cli.command(verb)(function)
 cli.add_typer(alerts.cli, name="alerts")
 cli.command("test", context_settings=PASS_ON)(testing.test)
+cli.command("shots", context_settings=PASS_ON)(testing.shots)
 cli.command("bench", context_settings=PASS_ON)(testing.bench)
 
 

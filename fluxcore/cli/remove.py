@@ -16,7 +16,8 @@ import typer
 from fluxcore.atomic import sync_folder
 from fluxcore.errors import UserError
 from fluxcore.log import parse_ts
-from fluxcore.runs import RunError, RunFolder, RunState, load_all, load_run
+from fluxcore.runs import RunFolder, load_all, load_run
+from fluxcore.runs.trash import refuse_live
 
 from .options import Name, Outputs, Yes, outputs_folder
 from .out import note, say
@@ -27,7 +28,7 @@ UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 def delete(name: Name, yes: Yes = False, outputs: Outputs = None) -> None:
     """Delete a run: its pictures, LoRA files, checkpoints and log."""
     folder, state = load_run(outputs_folder(outputs), name)
-    _refuse_live(state)
+    refuse_live(state)
     _ask(f"Delete {folder.path} with everything in it?", yes)
     _remove(folder)
     say(str(folder.path))
@@ -54,7 +55,7 @@ def prune(
         return
     _ask(f"Delete {len(found)} runs ({', '.join(folder.name for folder in found)})?", yes)
     for folder in found:
-        _refuse_live(load_run(root, folder.name)[1])
+        refuse_live(load_run(root, folder.name)[1])
         _remove(folder)
         say(str(folder.path))
 
@@ -65,12 +66,6 @@ def parse_age(text: str) -> timedelta:
     if match is None:
         raise UserError(f"--older-than takes an age such as 30d, 12h or 4w (got {text!r})")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
-
-
-def _refuse_live(state: RunState) -> None:
-    if state.is_busy:
-        what = "is being ended; try again in a moment" if state.must_be_killed else f"is {state.state}; stop it first"
-        raise RunError(f"{state.name} {what}")
 
 
 def _ask(question: str, yes: bool) -> None:

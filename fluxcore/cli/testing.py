@@ -60,6 +60,14 @@ def bench(
     return subprocess.run(command, cwd=PROJECT_ROOT, env=environment).returncode
 
 
+def shots(context: typer.Context) -> int:
+    """Photograph every page of the app, light, dark and on a phone; `--out DIR`, further arguments go to it."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "studio.shots", *context.args], cwd=PROJECT_ROOT, env=environment
+    ).returncode
+
+
 def install_browser() -> str:
     """See that a Chromium is there, installing Debian's where we may; "" or the reason why there is none."""
     if find_chromium():

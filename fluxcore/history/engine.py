@@ -41,7 +41,10 @@ class History:
         """An empty history; `refresh` fills it."""
         self.outputs = outputs
         self.rows: dict[str, dict[str, Any]] = {}
-        """Each run's row of the `runs` view."""
+        """Each run's row of the `runs` view, and whether it is `archived`."""
+        self.versions: dict[str, int] = {}
+        """A number for each run that is another one whenever its row or its state is: so a reader sees what changed."""
+        self._changes = 0
         self.unreadable: dict[str, str] = {}
         """What to tell a person of each run that the last refresh left out."""
         self.compacted: set[str] = set()
@@ -71,6 +74,7 @@ class History:
                 self._logs.clear()
                 self._states.clear()
                 self.rows.clear()
+                self.versions.clear()
                 self.compacted.clear()
                 self.curves.clear()
                 self._waiting.clear()
@@ -254,8 +258,11 @@ class History:
             self._read_bulk(large, touched)
         for name in touched:
             self._states[name].bad_lines = self.bad_lines(name)
-        self._replace_rows({name: run_row(self._states[name]) for name in sorted(touched)})
+        self._replace_rows({name: self._row(name) for name in sorted(touched)})
         return len(touched)
+
+    def _row(self, name: str) -> dict[str, Any]:
+        return {**run_row(self._states[name]), "archived": self._states[name].archived}
 
     def _read_plain(self, name: str, touched: set[str]) -> None:
         try:
@@ -349,6 +356,7 @@ class History:
             self._logs.pop(name, None)
             self._states.pop(name, None)
             self.rows.pop(name, None)
+            self.versions.pop(name, None)
             self._waiting_runs.discard(name)
             self.compacted.discard(name)
         if names:
@@ -360,6 +368,9 @@ class History:
     def _replace_rows(self, rows: dict[str, dict[str, Any]]) -> None:
         self.rows |= rows
         self._waiting_runs |= set(rows)
+        for name in rows:
+            self._changes += 1
+            self.versions[name] = self._changes
 
 
 def connect() -> duckdb.DuckDBPyConnection:

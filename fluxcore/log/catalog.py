@@ -423,6 +423,13 @@ TYPES: tuple[EventType, ...] = (
     ),
     EventType("queue.resumed", _PEOPLE, "in `outputs/.events.jsonl`: waiting runs start again", (_REASON,), True),
     EventType(
+        "defaults.saved",
+        _PEOPLE,
+        "in `outputs/.events.jsonl`: what a new draft begins with; runs that are there keep what they have",
+        (Field("defaults", "settings by name, see the schema in `fluxcore/config`", {"stall_seconds": 600}),),
+        durable=True,
+    ),
+    EventType(
         "shutdown.requested",
         "runner",
         "in `outputs/.events.jsonl`: `--stop-all` asks this runner to stop every run and to end",

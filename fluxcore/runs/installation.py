@@ -36,6 +36,8 @@ class Installation:
         self.paused = False
         self.paused_since: str | None = None
         self.reason = ""
+        self.defaults: dict[str, Any] = {}
+        """What a new draft begins with instead of the schema's defaults."""
         self.shutdown_of: set[tuple[int, int, str]] = set()
         """The runners (pid, start ticks, boot) that are asked to stop all runs and to end."""
 
@@ -68,6 +70,8 @@ class Installation:
             self.paused, self.reason = True, str(event.data.get("reason") or "")
         elif event.type == "queue.resumed":
             self.paused, self.paused_since, self.reason = False, None, ""
+        elif event.type == "defaults.saved" and isinstance(event.data.get("defaults"), dict):
+            self.defaults = dict(event.data["defaults"])
         elif event.type == "shutdown.requested" and (runner := Identity.parse(event.data)):
             self.shutdown_of.add((runner.pid, runner.start_ticks, runner.boot_id))
 
@@ -87,6 +91,11 @@ def pause_queue(outputs: Path, source: str, reason: str = "") -> Event:
 def resume_queue(outputs: Path, source: str, reason: str = "") -> Event:
     """Let waiting runs start again. Raises RunError where it can't be written."""
     return _append(outputs, source, "queue.resumed", {"reason": reason})
+
+
+def save_defaults(outputs: Path, source: str, defaults: dict[str, Any]) -> Event:
+    """Let new drafts begin with these settings. Raises RunError where it can't be written."""
+    return _append(outputs, source, "defaults.saved", {"defaults": defaults})
 
 
 def waiting_in_line(outputs: Path) -> list[RunState]:

@@ -65,7 +65,7 @@ def create_run(
 def save_config(outputs: Path, config: RunConfig, source: str) -> Event:
     """Append `config.saved`; an attempt under way keeps the config that its request named."""
     folder, _ = load_run(outputs, config.lora_name)
-    event = _append(folder, source, "config.saved", saved_config(config))
+    event = append_event(folder, source, "config.saved", saved_config(config))
     _refresh(folder)
     return event
 
@@ -122,13 +122,13 @@ def request_stop(outputs: Path, name: str, source: str, reason: str = "user") ->
     folder, state = load_run(outputs, name)
     if not state.is_busy and not auto_resume_follows(state):
         raise RunError(f"{name} is not running (it is {state.state})")
-    return _append(folder, source, "stop.requested", {"reason": reason})
+    return append_event(folder, source, "stop.requested", {"reason": reason})
 
 
 def set_monitoring(outputs: Path, name: str, source: str, enabled: bool) -> Event:
     """Switch verdicts and kills off or on for the run; sampling goes on either way."""
     folder, _ = load_run(outputs, name)
-    return _append(folder, source, "monitoring.changed", {"enabled": enabled})
+    return append_event(folder, source, "monitoring.changed", {"enabled": enabled})
 
 
 def refresh_ui_state(folder: RunFolder, state: RunState | None = None) -> None:
@@ -143,7 +143,7 @@ def refresh_ui_state(folder: RunFolder, state: RunState | None = None) -> None:
 
 
 def _request(folder: RunFolder, state: RunState, source: str, resume_from: str | None, reason: str) -> Event:
-    return _append(
+    return append_event(
         folder,
         source,
         "run.requested",
@@ -151,7 +151,8 @@ def _request(folder: RunFolder, state: RunState, source: str, resume_from: str |
     )
 
 
-def _append(folder: RunFolder, source: str, type: str, data: dict[str, Any]) -> Event:
+def append_event(folder: RunFolder, source: str, type: str, data: dict[str, Any]) -> Event:
+    """Append one event of a person's to a run's log. Raises RunError where it can't be written."""
     return _write(EventLog(folder.path, source), type, data)
 
 

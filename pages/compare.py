@@ -1,0 +1,119 @@
+"""Compare: two to six runs beside each other. `/compare?runs=a,b`: losses over each other, samples, what differs."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import streamlit as st
+
+from studio import banner, charts, form, look, nav, words
+from studio.bulk import MOST_COMPARED
+from studio.files import run_url
+from studio.live import LiveRun, live_runs
+from studio.run import samples
+from studio.run.config import as_text
+
+IDENTITY = frozenset({"lora_name", "resume_from_checkpoint"})
+
+
+def choose(names: list[str]) -> list[LiveRun]:
+    """The runs to compare: those of the address, which the box below changes."""
+    known = [run.name for run in live_runs().all()]
+    if "compare-runs" not in st.session_state or st.session_state.get("compare.address") != names:
+        st.session_state["compare-runs"] = [name for name in names if name in known][:MOST_COMPARED]
+        st.session_state["compare.address"] = names
+
+    def changed() -> None:
+        st.query_params["runs"] = ",".join(st.session_state["compare-runs"])
+
+    picked = st.multiselect(
+        "Runs",
+        known,
+        key="compare-runs",
+        max_selections=MOST_COMPARED,
+        placeholder="Choose two to six runs",
+        label_visibility="collapsed",
+        on_change=changed,
+    )
+    return [run for name in picked if (run := live_runs().get(name))]
+
+
+def body(names: list[str]) -> None:
+    """What is compared; live runs move."""
+    runs = [run for name in names if (run := live_runs().get(name))]
+    with st.grid("auto", min_column_width=260, gap="small", border=True):
+        for run in runs:
+            _card(run)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.markdown("**Loss**", width="stretch")
+        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.95, 0.01, key="compare-smoothing", width=240)
+    charts.overlay(runs, smoothing, "compare-loss")
+    _samples(runs)
+    _differences(runs)
+
+
+def _card(run: LiveRun) -> None:
+    state = run.state
+    with st.container(gap="xsmall"):
+        st.markdown(f"{look.badge(state.state)} **{words.escape(state.title or run.name)}**")
+        st.html(
+            look.facts(
+                [
+                    ("steps", f"{state.step:,} / {state.total_steps:,}" if state.total_steps else ""),
+                    ("loss", words.loss(state.loss) if state.loss is not None else ""),
+                    ("best", words.loss(state.best_loss) if state.best_loss is not None else ""),
+                    ("took", words.duration(run.row["seconds"]) if run.row.get("seconds") else ""),
+                ]
+            )
+        )
+        with st.container(horizontal=True):
+            if url := banner.weights_url(run):
+                st.link_button("Download", url, key=f"compare-get-{run.name}", icon=":material/download:")
+            banner.open_link(run.name, key=f"card-open-compare-{run.name}")
+
+
+def _samples(runs: list[LiveRun]) -> None:
+    """For each prompt the newest sample of each run; the same prompt in one line."""
+    newest: dict[str, dict[str, dict]] = {}
+    for run in runs:
+        for sample in samples.drawn(run):
+            newest.setdefault(str(sample.get("prompt") or "no prompt"), {})[run.name] = sample
+    if not newest:
+        return
+    st.markdown("**Newest samples**")
+    lines = []
+    for prompt, by_run in newest.items():
+        cells = []
+        for run in runs:
+            sample = by_run.get(run.name)
+            path = str(sample["path"]) if sample else ""
+            told = f"{run.name}, step {samples.step_of(sample):,}: {prompt}" if sample else ""
+            cells.append((run_url(run.folder, path, 384), run_url(run.folder, path), told, "") if sample else None)
+        lines.append((prompt, cells))
+    st.html(look.matrix([run.state.title or run.name for run in runs], lines, wide=True))
+
+
+def _differences(runs: list[LiveRun]) -> None:
+    configs = [run.state.config for run in runs]
+    names = [
+        name
+        for name in dict.fromkeys(name for config in configs for name in config)
+        if name not in IDENTITY and any(config.get(name) != configs[0].get(name) for config in configs)
+    ]
+    st.markdown("**Settings that differ**")
+    if not names:
+        st.caption("None: they were trained with the same settings.")
+        return
+    columns = {"setting": [form.label(name) for name in names]}
+    columns |= {run.name: [as_text(run.state.config.get(name)) for name in names] for run in runs}
+    st.dataframe(pa.table(columns), hide_index=True, width="stretch", key="compare-config", alt="Settings that differ")
+
+
+st.title("Compare", anchor=False)
+asked = [name for name in str(st.query_params.get("runs", "")).split(",") if name]
+picked = choose(asked)
+if len(picked) < 2:
+    st.caption("Choose at least two runs: above, or on the page Runs.")
+    st.page_link(nav.page("runs"), label="All runs", icon=":material/list:")
+else:
+    live = any(run.is_busy for run in picked)
+    st.fragment(body, run_every=2.0 if live else None, key="compare")([run.name for run in picked])

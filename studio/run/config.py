@@ -1,0 +1,66 @@
+"""Config: every setting, what is not the default, and what differs from another run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+from fluxcore.config import defaults
+
+from .. import form
+from ..live import LiveRun, live_runs
+
+
+def show(run: LiveRun) -> None:
+    """The tab."""
+    others = [other.name for other in live_runs().all() if other.name != run.name]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        other = st.selectbox(
+            "Compare with",
+            others,
+            index=None,
+            key=f"config-other-{run.name}",
+            placeholder="Difference to another run …",
+            label_visibility="collapsed",
+            width=320,
+        )
+        only = st.toggle("Differences only", True, key="config-only")
+    against = live_runs().get(other) if other else None
+    mine = run.state.config
+    theirs: dict[str, Any] = against.state.config if against else defaults()
+    title = against.name if against else "default"
+    names = [name for name in mine if not only or mine.get(name) != theirs.get(name)]
+    names += [name for name in theirs if name not in mine and (not only or against)]
+    if not names:
+        st.caption(f"No setting differs from {'those of ' + title if against else 'the defaults'}.")
+        return
+    names.sort(key=lambda name: mine.get(name) == theirs.get(name))
+    rows = pa.table(
+        {
+            "setting": [form.label(name) for name in names],
+            run.name: [as_text(mine.get(name)) for name in names],
+            title if title != run.name else f"{title} ": [as_text(theirs.get(name)) for name in names],
+            "key": names,
+        }
+    )
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        height=min(40 + 35 * len(names), 640),
+        key=f"config-{run.name}",
+        alt=f"Settings of {run.name} beside {title}",
+    )
+
+
+def as_text(value: Any) -> str:
+    """A setting's value in a table."""
+    if value is None:
+        return "–"
+    return (
+        {True: "yes", False: "no", "": "(empty)"}.get(value, str(value))
+        if isinstance(value, bool | str)
+        else str(value)
+    )

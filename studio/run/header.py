@@ -1,0 +1,151 @@
+"""What stands on top of a run's page: its state, how far it is, why it ended, and the one thing to do."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from fluxcore.dataset import list_pictures
+from fluxcore.runs import default_outputs, resume_choice, seconds_between
+from fluxcore.runs.supervision import observed_state
+
+from .. import ask, banner, dialogs, look, nav, words
+from ..live import LiveRun
+from . import manage
+
+
+def show(run: LiveRun) -> None:
+    """State, how far, and the one thing to do."""
+    state = run.state
+    shown = observed_state(state, default_outputs())
+    dialogs.pass_on()
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        title = f"## {words.escape(state.title or run.name)} &nbsp; {look.badge(shown)}"
+        st.markdown(" ".join([title, *(f":violet-badge[{words.escape(tag)}]" for tag in state.tags)]), width="stretch")
+        with st.container(horizontal=True, width="content", gap="xsmall"):
+            _actions(run, shown)
+            manage.menu(run)
+    if state.title and state.title != run.name:
+        st.caption(f"`{run.name}`")
+    if state.is_live:
+        st.progress(banner.progress(state), text=banner.progress_words(state))
+    elif state.total_steps and not state.is_coming:
+        st.progress(banner.progress(state), text=f"step {state.step:,} / {state.total_steps:,}")
+    st.html(look.facts(_facts(run)))
+    if state.note:
+        st.caption(f":material/sticky_note_2: {words.escape(state.note)}")
+    _explain(run, shown)
+
+
+def _actions(run: LiveRun, shown: str) -> None:
+    state, name = run.state, run.name
+    if state.is_live and shown != "lost":
+        if state.state != "stopping":
+            st.button(
+                "Stop",
+                key="run-stop",
+                icon=":material/stop:",
+                on_click=ask.stop,
+                args=(name,),
+                help="Saves a checkpoint and ends; it can be resumed.",
+            )
+    elif state.state == "completed":
+        if url := banner.weights_url(run):
+            st.link_button("Download LoRA", url, key="run-download", icon=":material/download:", type="primary")
+    elif not state.attempts:
+        if not list_pictures(run.folder.dataset):
+            st.page_link(nav.page("train"), label="To Train", icon=":material/model_training:")
+            return
+        st.button(
+            "Start training",
+            key="run-start",
+            icon=":material/play_arrow:",
+            type="primary",
+            on_click=ask.start,
+            args=(name,),
+        )
+    elif state.is_busy:
+        pass  # a stalled attempt whose processes are being ended: nothing is granted before they are gone
+    elif shown != "lost" and resume_choice(run.folder, state):
+        st.button(
+            "Resume", key="run-resume", icon=":material/play_arrow:", type="primary", on_click=ask.resume, args=(name,)
+        )
+    elif shown != "lost":
+        st.button(
+            "Start again",
+            key="run-restart",
+            icon=":material/replay:",
+            type="primary",
+            on_click=ask.start,
+            args=(name, True),
+            help="From step 0; what is there now is moved aside, not deleted.",
+        )
+
+
+def _explain(run: LiveRun, shown: str) -> None:
+    state = run.state
+    if run.trouble:
+        st.error(words.escape(run.trouble), icon=":material/error:")
+    if shown == "lost":
+        st.error(
+            "The log says that it runs, but its process is gone and no runner is alive to say what happened. "
+            "Start the runner: it finds out, and resumes the run where it can.",
+            icon=":material/help:",
+        )
+        st.button(
+            "Start the runner", key="lost-start-runner", icon=":material/power_settings_new:", on_click=ask.start_runner
+        )
+    elif state.state in ("failed", "stalled"):
+        (st.error if state.state == "failed" else st.warning)(
+            words.escape(banner.why(run)), icon=f":material/{look.STATES[state.state][1]}:"
+        )
+        if state.tail or state.evidence:
+            with st.expander("Why? The evidence"):
+                if state.evidence:
+                    st.markdown(words.escape(words.evidence(state.evidence)))
+                    st.json(state.evidence, expanded=False)
+                if state.tail:
+                    st.code(state.tail, language=None, height=240)
+    elif state.state == "draft" and not list_pictures(run.folder.dataset):
+        st.info(
+            "Its pictures are missing: nothing can be trained before it has some. Add pictures on the page Train and "
+            "start from there.",
+            icon=":material/add_photo_alternate:",
+        )
+    elif state.state == "stopped":
+        st.info(words.escape(banner.why(run)), icon=":material/stop_circle:")
+    elif state.refusal:
+        st.warning(words.escape(f"It could not be started: {state.refusal}."), icon=":material/block:")
+    elif state.disk_low:
+        st.warning(
+            "The disk gets full; if that goes on, the run is stopped before it is full. Make room: delete old "
+            "runs or checkpoints.",
+            icon=":material/hard_drive:",
+        )
+    elif state.suspected:
+        st.warning(
+            "No progress is seen for a while; if that lasts, the run is stopped and can be resumed.",
+            icon=":material/warning:",
+        )
+
+
+def _facts(run: LiveRun) -> list[tuple[str, str]]:
+    state = run.state
+    took = seconds_between(state.started, state.ended or state.updated) if state.started else None
+    best = state.best_loss
+    setup = [
+        ("attempt", str(len(state.attempts)) if len(state.attempts) > 1 else ""),
+        ("base", str(state.config.get("base_model", ""))),
+        ("trigger", str(state.config.get("concept_sentence", ""))),
+    ]
+    if state.is_coming:
+        return setup[1:]
+    speed = state.seconds_per_step if state.is_live else state.mean_seconds_per_step
+    return [
+        ("speed" if state.is_live else "average speed", words.pace(speed) if speed else ""),
+        ("loss", words.loss(state.loss) if state.loss is not None else ""),
+        ("best", words.loss(best) if best is not None else ""),
+        ("learning rate", f"{state.lr:.3g}" if state.lr is not None and state.is_live else ""),
+        ("started", words.clock(state.started) if state.started else ""),
+        ("took" if state.ended else "so far", words.duration(took) if took is not None else ""),
+        *setup,
+    ]

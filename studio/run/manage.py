@@ -1,0 +1,178 @@
+"""What a person does to a run besides training it: title, tags, note, away, again, gone and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import streamlit as st
+
+from fluxcore.config import from_export
+from fluxcore.errors import UserError
+from fluxcore.runs import default_outputs, free_run_name
+from fluxcore.runs.about import MAX_NOTE, MAX_TITLE, set_archived, set_note, set_tags, set_title
+from fluxcore.runs.trash import KEEP_SECONDS, Deleted, empty_trash, restore_run, size_of, trash_run
+
+from .. import ask, dialogs, nav, words
+from ..drafts import fill_from, new_draft
+from ..live import LiveRun, live_runs
+
+DELETED = "runs.deleted"
+"""In the session: what was deleted last and can be had back."""
+
+
+def menu(run: LiveRun) -> None:
+    """The quiet actions behind one button."""
+    state, name = run.state, run.name
+    with st.popover("", icon=":material/more_horiz:", key="run-menu", help="Rename, tag, note, duplicate, delete"):
+        for label, icon, key, body in (
+            ("Title, tags and note", "edit_note", "run-about", _about),
+            ("Train another one like it", "content_copy", "run-duplicate", _duplicate),
+        ):
+            st.button(
+                label,
+                icon=f":material/{icon}:",
+                key=key,
+                type="tertiary",
+                on_click=dialogs.want,
+                args=(body, label, name),
+            )
+        st.button(
+            "Back out of the archive" if state.archived else "Archive",
+            icon=":material/unarchive:" if state.archived else ":material/archive:",
+            key="run-archive",
+            type="tertiary",
+            disabled=run.is_busy,
+            on_click=ask.do,
+            args=(
+                lambda: set_archived(default_outputs(), name, "app", not state.archived),
+                f"{name} is back in the list"
+                if state.archived
+                else f"{name} is put away: see Archived on the page Runs",
+            ),
+        )
+        st.button(
+            "Delete",
+            icon=":material/delete:",
+            key="run-delete",
+            type="tertiary",
+            disabled=run.is_busy,
+            help="It lives; stop it first." if run.is_busy else None,
+            on_click=dialogs.want,
+            args=(delete, f"Delete {name}?", [name]),
+        )
+
+
+def _about(name: str) -> None:
+    run = live_runs().get(name)
+    if run is None:
+        st.caption("It is gone.")
+        return
+    outputs, state = default_outputs(), run.state
+    with st.form("run-about-form", border=False):
+        title = st.text_input("Title", state.title, key="about-title", max_chars=MAX_TITLE, placeholder=name)
+        tags = st.multiselect(
+            "Tags",
+            all_tags(),
+            state.tags,
+            key="about-tags",
+            accept_new_options=True,
+            placeholder="Choose or type some",
+        )
+        note = st.text_area("Note", state.note, key="about-note", max_chars=MAX_NOTE, height=160)
+        saved = st.form_submit_button("Save", type="primary", icon=":material/check:")
+
+    def save() -> None:
+        if title.strip() != state.title:
+            set_title(outputs, name, "app", title)
+        if list(tags) != state.tags:
+            set_tags(outputs, name, "app", tags)
+        if note.strip() != state.note:
+            set_note(outputs, name, "app", note)
+
+    if saved and dialogs.attempt(save):
+        st.rerun()
+
+
+def all_tags() -> list[str]:
+    """Every tag that any run has."""
+    return sorted({tag for run in live_runs().all() for tag in run.row.get("tags") or []}, key=str.lower)
+
+
+def _duplicate(name: str) -> None:
+    st.markdown("A new draft with its settings and a copy of its pictures. What you have on the page Train is kept.")
+    if st.button("Make the draft", key="duplicate-yes", type="primary", icon=":material/content_copy:"):
+        run = live_runs().get(name)
+
+        def make() -> None:
+            if run is None:
+                raise UserError("the run is gone")
+            known, _ = from_export(run.state.config)
+            known |= {"lora_name": free_run_name(default_outputs(), name), "resume_from_checkpoint": ""}
+            fill_from(new_draft(default_outputs()), known, run.folder.dataset)
+
+        before = st.session_state.get("draft")
+        if dialogs.attempt(make):
+            st.session_state.pop("draft", None)  # the newest one, which this is, is taken up
+            st.session_state["draft.before"] = before.id if before and before.exists else None
+            st.switch_page(nav.page("train"))
+
+
+def delete(names: list[str]) -> None:
+    """The question before runs are deleted."""
+    outputs = default_outputs()
+    runs = [run for name in names if (run := live_runs().get(name))]
+    busy = [run.name for run in runs if run.is_busy]
+    runs = [run for run in runs if not run.is_busy]
+    if busy:
+        st.caption(f"{words.escape(', '.join(busy))} must be stopped first and will stay.")
+    if not runs:
+        return
+    size = words.size(sum(size_of(run.folder) for run in runs))
+    what = f"**{words.escape(runs[0].name)}**" if len(runs) == 1 else f"**{len(runs)} runs**"
+    st.markdown(f"{what} with pictures, checkpoints, LoRA files and log: {size}.")
+    at_once = st.toggle(
+        "For good, now",
+        key="delete-now",
+        help="Frees the disk at once. Nothing can bring it back.",
+    )
+    if not at_once:
+        hours = f"{KEEP_SECONDS / 3600:.0f} hours"
+        st.caption(f"You can take it back for {hours}; after that the next deletion removes it for good.")
+    if st.button(
+        "Delete for good" if at_once else "Delete", key="delete-yes", type="primary", icon=":material/delete:"
+    ):
+
+        def remove() -> None:
+            empty_trash(outputs, older_than=KEEP_SECONDS)
+            gone = [trash_run(outputs, run.name) for run in runs]
+            if at_once:
+                empty_trash(outputs, only=[one.id for one in gone])
+            else:
+                st.session_state[DELETED] = gone
+
+        if dialogs.attempt(remove):
+            st.switch_page(nav.page("runs"))
+
+
+def offer_undo() -> None:
+    """What was deleted last, and the button that brings it back."""
+    gone: list[Deleted] = st.session_state.get(DELETED) or []
+    if not gone:
+        return
+    what = words.escape(gone[0].name) if len(gone) == 1 else words.plural(len(gone), "run")
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="deleted"):
+        st.markdown(f":gray-badge[:material/delete: deleted] **{what}**", width="stretch")
+        st.button("Undo", key="undo-delete", icon=":material/undo:", on_click=_undo, args=(gone,))
+        st.button(
+            "", key="undo-no", icon=":material/close:", type="tertiary", help="Leave it deleted", on_click=_forget
+        )
+
+
+def _undo(gone: Iterable[Deleted]) -> None:
+    _forget()
+    for one in gone:
+        ask.do(lambda id=one.id: restore_run(default_outputs(), id), f"{one.name} is back")
+
+
+def _forget() -> None:
+    st.session_state.pop(DELETED, None)

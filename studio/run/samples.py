@@ -1,0 +1,218 @@
+"""Samples: prompt by prompt and step by step, before and after, large, and all of them in one file."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import streamlit as st
+
+from .. import dialogs, look, words
+from ..files import run_url
+from ..live import LiveRun, live_runs
+
+MOST_STEPS = 12
+FEW_PROMPTS = 2
+Sample = dict[str, Any]
+
+
+def drawn(run: LiveRun) -> list[Sample]:
+    """Samples whose file is there, in order of steps; where a resume drew a step again, the later attempt's."""
+    kept: dict[tuple[int, int], Sample] = {}
+    for sample in run.state.samples:
+        if _is_there(run, sample):  # a restart and a resume move what they leave behind
+            kept[step_of(sample), index_of(sample)] = sample
+    return [sample for _, sample in sorted(kept.items(), key=lambda item: item[0])]
+
+
+def step_of(sample: Sample) -> int:
+    """After how many steps it was drawn."""
+    return int(sample.get("step") or 0)
+
+
+def index_of(sample: Sample) -> int:
+    """Which of the prompts it shows."""
+    return int(sample.get("index") or 0)
+
+
+def newest(run: LiveRun) -> None:
+    """The newest sample of each prompt, with the first one beside it where the run draws few prompts."""
+    found = drawn(run)
+    by_prompt = _by_prompt(found)
+    if not by_prompt:
+        _none(run)
+        return
+    if len(by_prompt) <= FEW_PROMPTS:
+        _before_and_after(run, found, step_of(found[-1]))
+        return
+    items = [_item(run, line[-1], f"step {step_of(line[-1]):,}") for line in by_prompt.values()]
+    st.html(look.pictures(items, 190))
+
+
+def show(run: LiveRun) -> None:
+    """The tab: a slider over the steps, each prompt before and at that step, then prompt × step."""
+    found = drawn(run)
+    if not found:
+        _none(run)
+        return
+    steps = sorted({step_of(sample) for sample in found})
+    key = f"sample-step-{run.name}"
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        at = _slider(steps, key)
+        st.button(
+            "Large",
+            key="samples-large",
+            icon=":material/zoom_in:",
+            on_click=dialogs.want,
+            args=(large, f"Samples of {run.state.title or run.name}", run.name, at),
+            kwargs={"width": "large"},
+            help="One picture at a time; the arrow keys go on",
+        )
+        st.download_button(
+            "All as a zip",
+            lambda: zipped(run),
+            file_name=f"{run.name}-samples.zip",
+            mime="application/zip",
+            key="samples-zip",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+    _before_and_after(run, found, at)
+    if len(steps) > 1:
+        st.markdown("**How each prompt changed**")
+        _grid(run, found, steps)
+
+
+def _slider(steps: list[int], key: str) -> int:
+    if len(steps) == 1:
+        st.markdown(f"After step **{steps[0]:,}**", width="stretch")
+        return steps[0]
+    follows = f"{key}-newest"
+    # It stays at the newest step as long as nobody moved it away from there.
+    if st.session_state.get(key) not in steps or st.session_state.get(follows) == st.session_state.get(key):
+        st.session_state[key] = steps[-1]
+    st.session_state[follows] = steps[-1]
+    return int(st.select_slider("After step", steps, key=key, format_func=lambda step: f"{step:,}"))
+
+
+def _before_and_after(run: LiveRun, found: list[Sample], at: int) -> None:
+    rows = []
+    for line in _by_prompt(found).values():
+        chosen = next((sample for sample in reversed(line) if step_of(sample) <= at), line[0])
+        first = line[0]
+        items = [_item(run, chosen, "")]
+        label = f"step {step_of(chosen):,}"
+        if first is not chosen and first.get("seed") == chosen.get("seed"):
+            before = "before" if step_of(first) == 0 else f"step {step_of(first):,}"
+            rows.append(
+                (str(chosen.get("prompt") or "no prompt"), [(before, _item(run, first, "")), (label, items[0])])
+            )
+        else:
+            rows.append((str(chosen.get("prompt") or "no prompt"), [(label, items[0])]))
+    st.html(look.pairs(rows))
+
+
+def _grid(run: LiveRun, found: list[Sample], steps: list[int]) -> None:
+    shown = _spread(steps)
+    lines = []
+    for line in _by_prompt(found).values():
+        at = {step_of(sample): sample for sample in line}
+        cells = [_item(run, at[step], "") if step in at else None for step in shown]
+        lines.append((str(line[-1].get("prompt") or "no prompt"), cells))
+    st.html(look.matrix([f"{step:,}" for step in shown], lines))
+    if len(shown) < len(steps):
+        st.caption(f"{len(shown)} of the {len(steps)} steps at which samples were drawn; the slider has all.")
+
+
+def large(name: str, at: int) -> None:
+    """One sample at a time: right and left go through the steps, up and down through the prompts."""
+    run = live_runs().get(name)
+    found = drawn(run) if run else []
+    if run is None or not found:
+        st.caption("There are no samples.")
+        return
+    by_prompt = _by_prompt(found)
+    prompts, steps = list(by_prompt), sorted({step_of(sample) for sample in found})
+    place = st.session_state.setdefault("sample.place", {"name": name, "asked": at, "step": at, "prompt": 0})
+    if (place["name"], place["asked"]) != (name, at):
+        place.update({"name": name, "asked": at, "step": at, "prompt": 0})
+
+    def go(step: int, prompt: int) -> None:
+        now = min(range(len(steps)), key=lambda i: abs(steps[i] - place["step"]))
+        place["step"] = steps[max(0, min(len(steps) - 1, now + step))]
+        place["prompt"] = (place["prompt"] + prompt) % len(prompts)
+
+    line = by_prompt[prompts[place["prompt"] % len(prompts)]]
+    sample = next((one for one in reversed(line) if step_of(one) <= place["step"]), line[0])
+    path, prompt = str(sample["path"]), str(sample.get("prompt") or "")
+    st.html(look.picture(run_url(run.folder, path), run_url(run.folder, path), prompt, large=True))
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.button("Earlier", key="large-left", icon=":material/arrow_back:", shortcut="Left", on_click=go, args=(-1, 0))
+        st.markdown(f"step **{step_of(sample):,}** · seed {sample.get('seed', words.UNKNOWN)}", width="content")
+        st.button(
+            "Later", key="large-right", icon=":material/arrow_forward:", shortcut="Right", on_click=go, args=(1, 0)
+        )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(words.escape(prompt), width="stretch")
+        if len(prompts) > 1:
+            st.button(
+                "Next prompt", key="large-next", icon=":material/south:", shortcut="Down", on_click=go, args=(0, 1)
+            )
+
+
+def zipped(run: LiveRun) -> bytes:
+    """Every sample in one file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        for sample in drawn(run):
+            file.write(run.folder.path / str(sample["path"]), str(sample["path"]).rpartition("/")[2])
+    return buffer.getvalue()
+
+
+def last_picture(run: LiveRun, width: int = 192) -> tuple[str, str] | None:
+    """The address of the newest sample, small, and its prompt; None where there is none."""
+    for sample in reversed(run.state.samples):
+        if _is_there(run, sample):
+            return run_url(run.folder, str(sample["path"]), width), str(sample.get("prompt") or "")
+    return None
+
+
+def _none(run: LiveRun) -> None:
+    config, attempt = run.state.config, run.state.attempt
+    every, prompts = config.get("sample_every_n_steps"), str(config.get("sample_prompts") or "").strip()
+    at_once = config.get("sample_at_first") and not (attempt and attempt.resume_step)
+    if not (every and prompts):
+        st.caption("This run draws no samples.")
+    elif not run.state.is_live:
+        st.caption("No samples were drawn.")
+    else:
+        st.caption(
+            "The first samples are drawn before the first step."
+            if at_once
+            else f"The first samples come at step {every}."
+        )
+
+
+def _by_prompt(found: list[Sample]) -> dict[int, list[Sample]]:
+    by_prompt: dict[int, list[Sample]] = {}
+    for sample in found:
+        by_prompt.setdefault(index_of(sample), []).append(sample)
+    return dict(sorted(by_prompt.items()))
+
+
+def _spread(steps: list[int]) -> list[int]:
+    if len(steps) <= MOST_STEPS:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (MOST_STEPS - 1))] for i in range(MOST_STEPS)]
+
+
+def _is_there(run: LiveRun, sample: Sample) -> bool:
+    file = run.folder.inside(str(sample.get("path") or ""))
+    return file is not None and file.is_file()
+
+
+def _item(run: LiveRun, sample: Sample, line: str) -> tuple[str, str, str, str]:
+    path, prompt = str(sample["path"]), str(sample.get("prompt") or "")
+    told = f"{line} · {prompt}" if line else ""
+    return run_url(run.folder, path, 384), run_url(run.folder, path), prompt, told

@@ -1,0 +1,1 @@
+"""The page Settings, a file a card."""

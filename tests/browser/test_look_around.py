@@ -1,0 +1,88 @@
+"""Looking at what was trained: tabs with addresses, pictures large, a question to the history, compare, delete, undo."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fluxcore.runs import load_run
+from studio.shots import settle
+from tests.fake_runs import FakeRun
+
+pytestmark = pytest.mark.browser
+
+
+def trained(outputs, name: str, **settings) -> FakeRun:
+    run = FakeRun(outputs, name, minutes_ago=3000, **settings)
+    run.start(pid=1, create_time=1)
+    run.sample()
+    for _ in range(2):
+        run.steps(60)
+        run.machine()
+        run.sample()
+    run.append("runner", "run.completed", {"weights": run.weights(kilobytes=1), "steps": 120, "seconds": 99.0})
+    return run
+
+
+def test_somebody_looks_around(make_gym, tmp_path):
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    trained(outputs, "cat")
+    trained(outputs, "dog", network_dim=32)
+    gym = make_gym(outputs)
+    page = gym.open("/run?name=cat&tab=samples")
+    asked_elsewhere = []
+    page.on("request", lambda request: asked_elsewhere.append(request.url) if gym.url not in request.url else None)
+
+    page.get_by_text("How each prompt changed").wait_for()
+    page.get_by_role("button", name="Large").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("step 120").wait_for()
+    page.keyboard.press("ArrowLeft")
+    dialog.get_by_text("step 60").wait_for()
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    page.get_by_role("tab", name="Loss").click()
+    page.wait_for_url(re.compile(r"name=cat&tab=loss"))
+    page.locator("canvas, svg.marks").first.wait_for()
+    page.reload()
+    settle(page)
+    assert page.get_by_role("tab", name="Loss").get_attribute("aria-selected") == "true"
+
+    page.goto(f"{gym.url}/history")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text("2 rows in").wait_for(timeout=40_000)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    with open(download.value.path(), encoding="utf-8") as file:
+        assert file.readline().startswith('"run","state"')
+
+    page.goto(f"{gym.url}/runs")
+    settle(page)
+    for name in ("cat", "dog"):
+        page.locator(f".st-key-choose-{name} label").click()
+        page.locator(".st-key-bulk").get_by_text(re.compile(r"of 2 chosen")).wait_for()
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_url(re.compile(r"/compare\?runs=cat"))
+    page.get_by_text("Settings that differ").wait_for()
+
+    page.goto(f"{gym.url}/run?name=dog")
+    settle(page)
+    page.locator(".st-key-run-menu button").first.click()
+    page.locator(".st-key-run-delete button").click()
+    page.locator(".st-key-delete-yes button").click()
+    page.wait_for_url("**/runs")
+    page.get_by_role("button", name="Undo").click()
+    page.locator(".st-key-card-dog").wait_for()
+    assert load_run(outputs, "dog")[1].state == "completed"
+    assert [url for url in asked_elsewhere if not url.startswith(("data:", "blob:"))] == []
+
+
+def test_start_is_in_reach_of_a_thumb(make_gym):
+    page = make_gym().open("/", wait=False)
+    page.set_viewport_size({"width": 380, "height": 740})
+    settle(page)
+    place = page.get_by_role("button", name="Start training").bounding_box()
+    assert place["y"] + place["height"] <= 740 and place["width"] > 300
+    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 380

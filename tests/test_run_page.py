@@ -1,0 +1,192 @@
+"""A run's page without a browser: its tabs by their address, and what a person does to a run there."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from fluxcore.runs import load_run
+from fluxcore.runs.trash import list_trash
+from studio.live import live_runs
+from studio.run import log as log_tab
+from studio.run import samples as samples_tab
+from tests.fake_runs import FakeRun
+from tests.stub_trainer import save_state
+from tests.test_app_pages import open_page, text
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
+    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: None)
+    return outputs
+
+
+@pytest.fixture
+def ended(outputs) -> FakeRun:
+    """A run of two attempts with two states, samples and logs."""
+    run = FakeRun(outputs, "cat")
+    run.start(pid=1, create_time=1)
+    run.sample()
+    run.steps(20)
+    run.machine()
+    evidence = {"phase": "train", "seconds_without_progress": 301.2, "limit_seconds": 300}
+    resume = {"resume_checkpoint": "cat-000004-state", "resume_step": 10}
+    run.append("runner", "run.stalled", {"verdict": "gpu_idle", "evidence": evidence, "stacks": None} | resume)
+    run.append("runner", "run.killed", {"pids": [1], "signals": ["TERM"], "seconds": 1.0, "survivors": []} | resume)
+    run.step = 10
+    run.start(pid=1, create_time=1, resume_step=10)
+    run.steps(20)
+    run.sample()
+    save_state(run.folder.path, "cat-000004-state", 10, 4)
+    save_state(run.folder.path, "cat-000008-state", 30, 8)
+    run.append("runner", "run.stopped", {"reason": "user", "resume_checkpoint": "cat-000008-state", "resume_step": 30})
+    run.folder.train_log.write_text("step 1\n\x1b[31mUserWarning: old\x1b[0m\nRuntimeError: <b>boom</b>\n")
+    run.folder.monitor_log.write_text("2026-11-23 20:01:15 - INFO - monitors cat\n")
+    return run
+
+
+def tab(name: str, run: str = "cat") -> AppTest:
+    return open_page("run", name=run, tab=name)
+
+
+def test_each_tab_has_an_address_and_only_it_is_drawn(ended):
+    says = {
+        "overview": "Newest samples",
+        "samples": "before",
+        "loss": "attempt 2 at step 10",
+        "monitor": "The GPU has done nothing for 5 min",
+        "log": "UserWarning: old",
+        "checkpoints": "Resume takes this one",
+    }
+    app = open_page("run", name="cat")
+    for name, words in says.items():
+        app.query_params["tab"] = name
+        shown = text(app.run())
+        assert not app.exception and words in shown
+        assert not [other for other in says.values() if other != words and other in shown], name
+    app.query_params["tab"] = "nonsense"
+    assert says["overview"] in text(app.run())
+
+
+def test_the_loss_is_drawn_as_asked(ended):
+    app = tab("loss")
+    before = app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")
+    assert len(before) == 3, "loss, learning rate, gradient norm"
+    app.toggle(key="loss-log").set_value(True).run()
+    app.toggle(key="loss-clip").set_value(True).run()
+    app.slider(key="loss-smoothing").set_value(0.0).run()
+    assert not app.exception and "are drawn at" in text(app)
+    chart = (app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart"))[0]
+    assert '"type": "log"' in chart.proto.spec or '"type":"log"' in chart.proto.spec
+
+
+def test_the_log_is_searched_and_its_levels_are_seen(ended):
+    app = tab("log")
+    lines = next(item.proto.body for item in app.get("html") if "class=fg-log" in item.proto.body)
+    assert "<span class='fg-warn'>UserWarning: old</span>" in lines and "\x1b" not in lines
+    assert "<span class='fg-bad'>RuntimeError: &lt;b&gt;boom" in lines
+    app.text_input(key="log-search").set_value("BOOM").run()
+    lines = next(item.proto.body for item in app.get("html") if "class=fg-log" in item.proto.body)
+    assert "<mark>boom</mark>" in lines and "UserWarning" not in lines and "1 line of 3" in text(app)
+    app.text_input(key="log-search").set_value("nowhere").run()
+    assert "No line has" in text(app)
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [("no errors so far", ""), ("2026 - ERROR - x", "bad"), ("DEBUG x", "quiet"), ("a WARNING", "warn")],
+)
+def test_levels(line, level):
+    assert (f"fg-{level}" if level else "fg-") in log_tab._line(line, "") or not level
+    assert level or "span" not in log_tab._line(line, "")
+
+
+def test_events_are_narrowed(ended):
+    app = tab("events")
+    shown = app.dataframe[0].value
+    assert "train.step" not in set(shown["type"]) and "run.stalled" in set(shown["type"])
+    app.multiselect(key="events-types-cat").set_value(["train.step"]).run()
+    assert len(app.dataframe[0].value) == 40
+    app.text_input(key="events-search-cat").set_value('"step":7,').run()
+    assert len(app.dataframe[0].value) == 1
+
+
+def test_a_config_is_held_against_the_defaults_and_another_run(ended, outputs):
+    FakeRun(outputs, "dog", network_dim=32)
+    app = tab("config")
+    assert "num_repeats" in set(app.dataframe[0].value["key"])
+    app.selectbox(key="config-other-cat").select("dog").run()
+    assert set(app.dataframe[0].value["key"]) == {"lora_name", "network_dim"}
+    assert app.dataframe[0].value["dog"].tolist() == ["dog", "32"]
+    app.toggle(key="config-only").set_value(False).run()
+    assert len(app.dataframe[0].value) > 30
+
+
+def test_a_checkpoint_is_deleted_after_a_question(ended, outputs):
+    app = tab("checkpoints")
+    app.button(key="delete-cat-000008-state").click().run()
+    assert (outputs / "cat" / "cat-000008-state").is_dir() and "Resume takes this one" in app.warning[0].value
+    app.button(key="checkpoint-delete-yes").click().run()
+    assert not app.exception and not (outputs / "cat" / "cat-000008-state").exists()
+    assert (outputs / "cat" / "cat-000004-state").is_dir()
+
+
+def test_no_checkpoint_of_a_live_run_can_be_deleted(outputs):
+    run = FakeRun(outputs, "cat")
+    run.start(pid=1, create_time=1)
+    save_state(run.folder.path, "cat-000004-state", 10, 4)
+    keys = [button.key for button in tab("checkpoints").button]
+    assert "delete-cat-000004-state" not in keys
+    assert tab("overview").button(key="run-delete").disabled
+
+
+def test_title_tags_and_note_are_kept(ended, outputs):
+    app = open_page("run", name="cat")
+    app.button(key="run-about").click().run()
+    app.text_input(key="about-title").set_value("The  good one")
+    app.multiselect(key="about-tags").set_value(["keep"])
+    app.text_area(key="about-note").set_value("epoch 8")
+    [save] = [button for button in app.button if button.label == "Save"]
+    save.click().run()
+    assert not app.exception
+    state = load_run(outputs, "cat")[1]
+    assert (state.title, state.tags, state.note) == ("The good one", ["keep"], "epoch 8")
+    assert "The good one" in text(open_page("run", name="cat"))
+
+
+def test_a_run_is_deleted_and_had_back(ended, outputs):
+    app = open_page("run", name="cat")
+    app.button(key="run-delete").click().run()
+    assert (outputs / "cat").is_dir(), "it asks first"
+    app.button(key="delete-yes").click().run()
+    assert not (outputs / "cat").exists() and [one.name for one in list_trash(outputs)] == ["cat"]
+
+
+def test_an_archived_run_is_out_of_sight_and_comes_back(ended, outputs):
+    app = open_page("run", name="cat")
+    app.button(key="run-archive").click().run()
+    assert load_run(outputs, "cat")[1].archived
+    app = open_page("run", name="cat")
+    app.button(key="run-archive").click().run()
+    assert not load_run(outputs, "cat")[1].archived
+
+
+def test_large_goes_through_steps_and_prompts(ended):
+    app = tab("samples")
+    app.button(key="samples-large").click().run()
+    assert "step **30**" in text(app)
+    app.button(key="large-left").click().run()
+    assert "step **0**" in text(app)
+    app.button(key="large-next").click().run()
+    assert "grinning cat" in text(app)
+
+
+def test_all_samples_in_one_file(ended):
+    import io
+    import zipfile
+
+    data = samples_tab.zipped(live_runs().get("cat"))
+    assert len(zipfile.ZipFile(io.BytesIO(data)).namelist()) == 8

@@ -1,0 +1,85 @@
+"""The Runs page without a browser: finding, sorting, choosing several; and comparing them."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluxcore.runs import load_run
+from studio import charts
+from studio.live import live_runs
+from tests.fake_runs import FakeRun
+from tests.test_app_pages import open_page, text
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
+    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: None)
+    for i, name in enumerate(("ant", "bee", "cow")):
+        run = FakeRun(outputs, name, minutes_ago=3000 - i, network_dim=4 + i)
+        run.start(pid=1, create_time=1)
+        run.steps(10 * (3 - i))
+        if name != "cow":
+            run.sample()
+        run.append("runner", "run.stopped", {"reason": "user"})
+    return outputs
+
+
+def listed(app) -> list[str]:
+    return [box.key.removeprefix("choose-") for box in app.checkbox if box.key.startswith("choose-")]
+
+
+def test_runs_are_found_and_sorted(outputs):
+    app = open_page("runs")
+    assert listed(app) == ["cow", "bee", "ant"] and "data:image/svg" in text(app) and "fg-thumb src" in text(app)
+    app.selectbox(key="runs-sort").select("Name").run()
+    assert listed(app) == ["ant", "bee", "cow"]
+    app.selectbox(key="runs-sort").select("Most steps").run()
+    assert listed(app) == ["ant", "bee", "cow"]
+    app.text_input(key="runs-search").set_value("BE").run()
+    assert listed(app) == ["bee"]
+
+
+def test_several_are_tagged_put_away_and_deleted_at_once(outputs):
+    app = open_page("runs")
+    app.checkbox(key="choose-ant").check().run()
+    app.checkbox(key="choose-bee").check().run()
+    assert "**2** of 3 chosen" in text(app)
+    app.button(key="bulk-tag").click().run()
+    app.multiselect(key="bulk-tags").set_value(["insects"])
+    next(button for button in app.button if button.label == "Add to all").click().run()
+    assert [load_run(outputs, name)[1].tags for name in ("ant", "bee", "cow")] == [["insects"], ["insects"], []]
+    app.multiselect(key="runs-tags").set_value(["insects"]).run()
+    assert listed(app) == ["bee", "ant"]
+    app.button(key="bulk-archive").click().run()
+    assert listed(app) == [] and load_run(outputs, "ant")[1].archived
+    app.multiselect(key="runs-tags").set_value([]).run()
+    assert listed(app) == ["cow"]
+    app.segmented_control(key="runs-group").set_value("Archived").run()
+    assert listed(app) == ["bee", "ant"]
+    app.checkbox(key="choose-ant").check().run()
+    app.button(key="bulk-delete").click().run()
+    app.button(key="delete-yes").click().run()
+    assert not (outputs / "ant").exists() and (outputs / "bee").exists()
+    app.button(key="undo-delete").click().run()
+    assert (outputs / "ant" / "events.jsonl").exists()
+
+
+def test_runs_are_compared(outputs):
+    app = open_page("compare", runs="ant,cow,nobody")
+    assert app.multiselect(key="compare-runs").value == ["ant", "cow"]
+    assert app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")
+    differ = app.dataframe[0].value
+    assert differ["setting"].tolist() == ["LoRA rank"] and differ["cow"].tolist() == ["6"]
+    assert "a red apple" in text(app), "samples beside each other"
+    app.multiselect(key="compare-runs").set_value(["ant"]).run()
+    assert "Choose at least two" in text(app)
+
+
+def test_a_curve_is_drawn_for_the_list(outputs):
+    assert charts.spark(live_runs().get("ant")).startswith("data:image/svg+xml;base64,")
+    FakeRun(outputs, "new")
+    live_runs().expire()
+    assert charts.spark(live_runs().get("new")) == ""
