@@ -6,7 +6,8 @@ import streamlit as st
 
 from fluxcore.errors import UserError
 from fluxcore.models.hub_token import forget_token, keep_token, token_source
-from fluxcore.models.registry import BaseModel, list_models
+from fluxcore.models.locating import is_here
+from fluxcore.models.registry import BaseModel, find_model, list_models
 
 from .. import words
 
@@ -27,25 +28,15 @@ def show() -> None:
 
 
 @st.cache_data(ttl=30, show_spinner=False)
-def _cached(repo: str) -> bool:
-    """Whether the Hub's cache on this machine has that repository."""
-    from huggingface_hub import constants
-
-    folder = f"models--{repo.replace('/', '--')}"
-    try:
-        from pathlib import Path
-
-        return any((Path(constants.HF_HUB_CACHE) / folder / "snapshots").iterdir())
-    except OSError:
-        return False
+def _is_here(name: str) -> bool:
+    return is_here(find_model(name))
 
 
 def _where(model: BaseModel) -> str:
-    if model.path is not None:
-        there = (model.path / "model_index.json").is_file()
-        return ":green-badge[:material/check: here]" if there else ":red-badge[:material/error: its folder is missing]"
-    if model.repo and _cached(model.repo):
+    if _is_here(model.name):
         return ":green-badge[:material/check: here]"
+    if model.path is not None:
+        return ":red-badge[:material/error: its folder is missing]"
     if model.gated and not token_source():
         return ":orange-badge[:material/lock: wants a token]"
     return ":gray-badge[:material/cloud_download: fetched when needed]"
