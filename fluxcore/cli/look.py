@@ -23,6 +23,7 @@ from fluxcore.runs import (
     load_run,
     resume_choice,
 )
+from fluxcore.runs.outlook import evidence_words, going_on, what_happened
 from fluxcore.units import duration, size
 
 from .options import Json, Name, Outputs, outputs_folder
@@ -107,10 +108,13 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
         shown["disk low"] = "{free_gib} GiB free, {needed_gib} GiB needed".format_map(state.disk_low)
     if state.refusal:
         shown["refused"] = state.refusal
-    if state.verdict:
-        shown["verdict"] = state.verdict
-    if state.hint:
-        shown["hint"] = state.hint
+    said = what_happened(state)
+    if said:
+        shown["what happened"] = said
+    if said and state.must_be_killed:
+        shown["then"] = "Its processes are being ended."
+    elif state.evidence and said:
+        shown["evidence"] = evidence_words(state.evidence)
     if dumps := folder.stack_dumps():
         shown["stacks"] = str(dumps[0][1])
     shown["monitoring"] = "on" if state.monitoring else "off"
@@ -119,6 +123,9 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
     shown["folder"] = str(folder.path)
     for key, value in shown.items():
         say(f"{key:<18} {cell(value)}")
+    if said and not state.must_be_killed:
+        for sentence in going_on(state, folder):
+            say(sentence)
 
 
 def logs(name: Name, follow: Follow = False, outputs: Outputs = None) -> None:
