@@ -82,7 +82,7 @@ def at_step(step: int, total: int | None) -> str:
 
 
 def why_it_stays(state: RunState, now: datetime | None = None) -> str:
-    """Why a stalled or failed run is not resumed by itself, as a sentence; "" where it is, or there is nothing to take."""
+    """Why a stalled or failed run is not resumed by itself, as a sentence; "" where it is, or has no checkpoint."""
     if state.state not in ("stalled", "failed") or state.must_be_killed or state.resume_checkpoint is None:
         return ""
     why = why_not_resumed(state, now)
