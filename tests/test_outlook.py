@@ -9,7 +9,9 @@ import pytest
 from cli_tools import call
 
 from fluxcore.alerts.message import compose
-from fluxcore.runs import RunFolder
+from fluxcore.log import format_ts
+from fluxcore.runs import RunFolder, pause_queue
+from fluxcore.runs.outlook import LOST
 from tests.fakes import FakeGpus, World
 
 
@@ -128,6 +130,64 @@ def test_the_page_says_why_it_stays(world: World) -> None:
     run = LiveRun(RunFolder(world.outputs / "cat"))
     run.refresh()
     assert "it was resumed already and got stuck at step 4 again. It can go on from step 4." in why(run)
+
+
+def test_status_of_a_live_run_shows_its_machine_and_how_old_the_last_sign_is(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, gpus=FakeGpus(a=93))
+    world.gpus.more["a"] = {"memory_used_gib": 18.25, "memory_total_gib": 24.0}
+    monkeypatch.setattr("fluxcore.cli.look.utc_now", lambda: format_ts(world.clock.now()))
+    monkeypatch.setattr("fluxcore.cli.look._observed", lambda state, outputs: state.state)
+    world.start("cat")
+    log = world.trainer("cat").log
+    log.append("phase.started", {"phase": "cache", "total": 22, "unit": "picture"})
+    log.append("phase.progress", {"phase": "cache", "done": 9, "total": 22})
+    world.turns(40, 1.0)
+    shown = {line[:18].strip(): line[18:].strip() for line in status(capsys, world).splitlines()}
+    assert shown["phase"] == "cache 9 of 22 pictures"
+    assert shown["GPUs"] == "a" and shown["trainer's pid"] == str(world.state("cat").attempts[0].pid)
+    assert shown["GPU 0"].startswith("93 % busy, 18.2 of 24 GiB, ") and shown["GPU 0"].endswith(" s ago")
+    assert shown["last heard of it"] == "40 s ago"
+
+
+def test_where_no_runner_lives_status_and_queue_say_so_and_nothing_stale(world: World, capsys: Any) -> None:
+    world.start("cat")
+    world.stop("cat")
+    world.turns()
+    world.make("eel")
+    world.ask("eel")
+    world.person("eel").append("run.queued", {"request": "x", "position": 1, "waiting_for": "the machine, used by cat"})
+    for words in (["status"], ["queue"], ["status", "eel"]):
+        shown = call(capsys, *words, "--outputs", world.outputs).out
+        assert "a runner (none is alive)" in shown and "used by cat" not in shown, shown
+        assert "no runner serves this folder; `./fluxgym runner`" in shown
+    pause_queue(world.outputs, "cli")
+    assert "the queue is paused" in call(capsys, "status", "--outputs", world.outputs).out
+
+
+def test_a_refusal_is_in_the_table_with_its_reason(tmp_path: Path, capsys: Any) -> None:
+    world = World(tmp_path, gpus=FakeGpus(a=0))
+    world.make("cat", gpu_ids="7")
+    world.ask("cat")
+    world.turns()
+    assert world.state("cat").refusal
+    assert f"refused: {world.state('cat').refusal}" in call(capsys, "status", "--outputs", tmp_path).out
+
+
+def test_a_lost_run_gets_its_sentence(world: World, capsys: Any) -> None:
+    world.start("cat")
+    assert LOST in status(capsys, world)
+    assert "its process is gone" in call(capsys, "status", "--outputs", world.outputs).out
+
+
+def test_gpus_that_are_named_by_uuid_are_not_called_gpu_twice(tmp_path: Path) -> None:
+    world = World(tmp_path, gpus=FakeGpus(**{"GPU-a": 0, "GPU-b": 0}))
+    world.start("cat", gpu_ids="GPU-b")
+    world.make("dog", gpu_ids="GPU-b")
+    world.ask("dog")
+    world.turns()
+    assert world.state("dog").waiting_for == "GPU-b, used by cat"
 
 
 # -- alerts that come late --------------------------------------------------------------------------------------------

@@ -82,10 +82,8 @@ def _stopped(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[
 
 def _disk(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
     free = number(news.data.get("free_gib"))
-    left = (
-        [f"{free:.1f} GiB are left; with less than a checkpoint needs it will be stopped."] if free is not None else []
-    )
-    return f"may run out of disk {_at(news)}", [*left, _MAKE_ROOM]
+    left = f"{units.gib((free or 0) * 2**30)} are left; with less than a checkpoint needs it will be stopped."
+    return f"may run out of disk {_at(news)}", [*([left] if free is not None else []), _MAKE_ROOM]
 
 
 _MAKE_ROOM = "Make room: delete old runs (./fluxgym prune --older-than 30d) or checkpoints that you don't need."

@@ -16,6 +16,12 @@ from .files import PROJECT_ROOT, RunFolder
 from .fold import RunState
 from .records import Attempt
 
+LOST = (
+    "The log says that it runs, but its process is gone and no runner is alive to say what happened. Start the runner: "
+    "it finds out, and resumes the run where it can."
+)
+NO_RUNNER = "no runner serves this folder; `./fluxgym runner` (or start, or app) starts one"
+PAUSED = "./fluxgym queue resume (the queue is paused)"
 LIFE_SHARE = 0.5
 """A process that was still for less than this share of the wait was at work, for all that can be seen from outside."""
 
@@ -114,6 +120,13 @@ def going_on(
         f"Checkpoint to go on from: {where}",
         f"To resume: {command('resume', folder)}",
     ]
+
+
+def waits_for(state: RunState, *, runner: bool, paused: bool) -> str:
+    """What a queued run waits for; what a runner that is gone last said of it is not true any more."""
+    if paused:
+        return PAUSED
+    return (state.waiting_for or "the runner") if runner else "a runner (none is alive)"
 
 
 def _began(attempt: Attempt) -> str:
