@@ -35,6 +35,8 @@ from .out import cell, note, say, table, to_json
 POLL_SECONDS = 0.3
 CHUNK = 1 << 20
 HEARD_LINES = 500
+OF_SETTINGS = frozenset({"nan_loss", "oom_gpu", "oom_host", "bad_config"})
+"""Failures whose hint may name a setting to change."""
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run lives.")]
 
@@ -150,6 +152,8 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict
     if said and not state.must_be_killed:
         for sentence in going_on(state, folder):
             say(sentence)
+        if state.reason in OF_SETTINGS:
+            say("With `--set KEY=VALUE` behind it a setting is changed first; it may be repeated.")
 
 
 def _live(state: RunState, folder: RunFolder) -> dict[str, Any]:
