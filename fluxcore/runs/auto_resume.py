@@ -29,14 +29,12 @@ def why_not_resumed(state: RunState, now: datetime | None = None) -> str:
     will. `now` is an aware datetime (default: now).
     """
     attempt = state.attempt
-    if (
-        attempt is None
-        or attempt.outcome not in ("run.stalled", "run.failed")
-        or state.state not in ("stalled", "failed")
-    ):
+    if state.state not in ("stalled", "failed"):
         return "it did not fail or get stuck"
     if state.state == "failed" and state.reason not in RESUMABLE_REASONS:
         return f"another try would only fail in the same way ({state.reason or 'no reason is known'})"
+    if attempt is None or attempt.outcome not in ("run.stalled", "run.failed"):
+        return "none of its attempts has failed or got stuck"
     if state.resume_checkpoint is None:
         return "there is no checkpoint to go on from"
     if state.requests:

@@ -124,9 +124,9 @@ def going_on(
 
 def waits_for(state: RunState, *, runner: bool, paused: bool) -> str:
     """What a queued run waits for; what a runner that is gone last said of it is not true any more."""
-    if paused:
-        return PAUSED
-    return (state.waiting_for or "the runner") if runner else "a runner (none is alive)"
+    if not runner:
+        return "a runner (none is alive)"
+    return PAUSED if paused else state.waiting_for or "the runner"
 
 
 def _began(attempt: Attempt) -> str:
