@@ -184,7 +184,9 @@ def _request(
     named = state.config_id
     if config != parse_saved(state.config):
         named = append_event(folder, source, "config.saved", saved_config(config)).id
-    asked = append_event(folder, source, "run.requested", {"config": named, "resume_from": resume_from, "reason": reason})
+    asked = append_event(
+        folder, source, "run.requested", {"config": named, "resume_from": resume_from, "reason": reason}
+    )
     if named != state.config_id:
         _refresh(folder)
     return asked
