@@ -52,6 +52,8 @@ def plural(count: int, what: str) -> str:
 
 
 def gib(count: float) -> str:
-    """Bytes as disks and GPUs are spoken of here: `0.25 GiB`, `1.3 GiB`, `41 GiB`."""
+    """Bytes as disks and GPUs are spoken of here: `72 MiB`, `0.25 GiB`, `1.3 GiB`, `41 GiB`."""
     value = count / 2**30
+    if value < 0.1:
+        return f"{count / 2**20:.0f} MiB"
     return f"{value:.0f} GiB" if value >= 10 else f"{value:.1f} GiB" if value >= 1 else f"{value:.2f} GiB"

@@ -65,12 +65,14 @@ class _Wait:
     pause: float = FIRST_SECONDS
     sending: Sending | None = None
     seen: set[str] = field(default_factory=set)
-    """The events that it is about; one that is new is told at once, whatever failed before."""
+    """The events that it is about; one that is new is told at once, whatever failed before (but see `_look`)."""
+    tried: float = float("-inf")
     noted: set[tuple[str, str]] = field(default_factory=set)
     """Event and target of each outcome that is in monitor.log."""
 
     def put_off(self, now: float) -> None:
         """The next one comes later, and the one after it later still."""
+        self.tried = now
         self.due, self.pause = now + self.pause, min(LONGEST_SECONDS, self.pause * TIMES)
 
 
@@ -130,7 +132,10 @@ class Alerts:
             )
         self._note(run, wait)
         if events - wait.seen:
-            wait.due, wait.pause = now, FIRST_SECONDS
+            if wait.due == float("inf"):  # else what waits keeps its pause: news don't make a dead target answer
+                wait.due, wait.pause = now, FIRST_SECONDS
+            else:
+                wait.due = min(wait.due, max(now, wait.tried + FIRST_SECONDS))
             wait.seen |= events
 
     def _start(self, run: Run, wait: _Wait, now: float) -> None:

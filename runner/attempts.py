@@ -8,7 +8,9 @@ from typing import Any
 
 from fluxcore.log import number, parse_ts
 from fluxcore.runs import resume_choice
+from fluxcore.runs.auto_resume import auto_resume_follows
 from fluxcore.runs.checkpoints import list_checkpoints, safetensors_problem
+from fluxcore.runs.outlook import evidence_words, going_on
 from fluxcore.runs.processes import Identity
 from fluxcore.runs.records import Attempt
 
@@ -62,9 +64,9 @@ def declare_stalled(run: Run, attempt: Attempt, data: dict[str, Any]) -> bool:
     more = {**point, "stacks": run.dump.path if run.dump else None, **({"hint": hint} if hint else {})}
     if not run.append("run.stalled", {**data, **more}, attempt=attempt.number):
         return False
-    seconds, saved = data["evidence"]["seconds_without_progress"], point["resume_checkpoint"]
+    saved, seen = point["resume_checkpoint"], evidence_words(data["evidence"]).rstrip(".")
     where = f"checkpoint to go on from: {saved}" if saved else "there is no checkpoint to go on from"
-    run.note(f"stalled ({data['verdict']}): {seconds} s without progress; ending it; {where}", "ERROR")
+    run.note(f"stalled ({data['verdict']}): {seen}; ending it; {where}", "ERROR")
     if run.dump is not None:
         what = f"where its threads stood: {run.dump.path}" if run.dump.path else f"no stacks: {run.dump.problem}"
         run.note(what, "INFO" if run.dump.path else "WARNING")
@@ -83,6 +85,7 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
         if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
             return False
         run.note(f"killed after {kill.event(now)['seconds']} s with {', '.join(kill.signals) or 'no signal'}")
+        _say_what_is_next(run)
         return True
     if attempt.outcome is not None:
         return True
@@ -124,7 +127,16 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
     if not run.append("run.failed", {**failure, "hint": ending.hint, "tail": tail, **point}, attempt=number):
         return False
     run.note(f"failed ({ending.reason}, exit code {ended.exit_code}): {ending.hint}", "ERROR")
+    _say_what_is_next(run)
     return True
+
+
+def _say_what_is_next(run: Run) -> None:
+    """Why nothing goes on by itself, from where it can and how; a resume by itself has a line of its own."""
+    now = parse_ts(run.state.updated) if run.state.updated else None
+    if not auto_resume_follows(run.state, now):
+        for sentence in going_on(run.state, run.folder, now=now):
+            run.note(sentence)
 
 
 def _facts(run: Run, attempt: Attempt, ended: Exit, point: dict[str, Any]) -> Facts:

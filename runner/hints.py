@@ -98,7 +98,7 @@ def lower_memory(facts: Facts, text: str) -> str:
         ideas.append(f"lower resolution from {resolution} to {next(r for r in (1024, 768, 512) if r < resolution)}")
     if config.get("optimizer_type") == "adamw":
         ideas.append("set optimizer_type to adafactor")
-    if rank and rank > 32:
+    if rank and rank > 32 and facts.again != "resume":  # a checkpoint holds a LoRA of its own rank
         ideas.append(f"lower network_dim from {rank} to 32")
     ideas = ideas[:MOST_IDEAS] or ["take a GPU with more memory"]
     return f"The GPU's memory{size} was too small: {', or '.join(ideas)}, then {facts.again}."

@@ -14,6 +14,7 @@ from fluxcore.log import number
 from fluxcore.runs import RunError, RunFolder, is_valid_name, list_run_folders
 from fluxcore.runs.auto_resume import auto_resume_follows
 from fluxcore.runs.installation import Installation
+from fluxcore.runs.outlook import evidence_words
 
 from . import attempts, spawning
 from .alerts import Alerts
@@ -262,10 +263,7 @@ class Runner:
                 run.kill = TreeKill("stall", float(run.option("stop_grace_seconds")), self.clock.monotonic())
         elif found.verdict is not None and state.suspected is None:
             if run.append("stall.suspected", data, attempt=attempt.number):
-                seconds = found.evidence["seconds_without_progress"]
-                run.note(
-                    f"{found.verdict} suspected: {seconds} s without progress (limit {found.limit:g} s)", "WARNING"
-                )
+                run.note(f"{found.verdict} suspected: {evidence_words(found.evidence)}", "WARNING")
         elif found.verdict is None and state.suspected is not None:
             cleared = {"verdict": state.suspected.get("verdict"), "evidence": state.suspected.get("evidence") or {}}
             if run.append("stall.cleared", cleared, attempt=attempt.number):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from fluxcore.runs.exits import END_RUNNER
+
 MOST_QUOTED = 160
 
 
@@ -62,26 +64,26 @@ SIGNS: tuple[Sign, ...] = (
         "download",
         r"Access to model (?P<repo>\S+) is restricted",
         "{repo} is gated: accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN to a token of that "
-        "account and {again}.",
+        f"account, {END_RUNNER}, and {{again}}.",
     ),
     _sign(
         "download",
         rf"Cannot access gated repo for url {_HUB}|Make sure to have access to it at {_HUB.replace('repo', 'named')}",
         "{repo} is gated: accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN to a token of that "
-        "account and {again}.",
+        f"account, {END_RUNNER}, and {{again}}.",
     ),
     _sign(
         "download",
         r"GatedRepoError|trying to access a gated repo",
         "The base model is gated: accept the licence on its page at huggingface.co, then set HF_TOKEN to a token of "
-        "that account and {again}.",
+        f"that account, {END_RUNNER}, and {{again}}.",
     ),
     _sign(
         "download",
         r"Invalid credentials in Authorization header|Invalid user token|401 Client Error: Unauthorized"
         r"|User Access Token .* is expired",
         "The Hub does not accept HF_TOKEN (401): make a new one at https://huggingface.co/settings/tokens, set "
-        "HF_TOKEN to it, then {again}.",
+        f"HF_TOKEN to it, {END_RUNNER}, and {{again}}.",
     ),
     _sign(
         "download",

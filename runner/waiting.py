@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from fluxcore.config.gpu_ids import NoSuchGpu, choose_gpus, parse_gpu_ids
 from fluxcore.log import parse_ts
+from fluxcore.runs.outlook import PAUSED
 
 from .run import Run
 
 BACKOFF_SECONDS = 5.0
-PAUSED = "./fluxgym queue resume (the queue is paused)"
 TO_RETURN = "to work again (see what nvidia-smi says; restart the machine, or choose another with gpu_ids)"
 NO_ANSWER = "a GPU that works (see what nvidia-smi says; restart the machine if it says nothing)"
 
@@ -94,15 +94,15 @@ class _Line:
         if not self.machine.answers:
             return [], NO_ANSWER
         if not gpus and self.machine.gpus_may_come and (names or had_gpus(run)):
-            return [], f"GPU {', '.join(names)} to appear" if names else "a GPU to appear"
+            return [], f"{_gpu(names)} to appear" if names else "a GPU to appear"
         if names:
             try:
                 wanted = choose_gpus(names, gpus)
             except NoSuchGpu:
                 choose_gpus(names, {**self.machine.seen, **gpus})
-                return [], f"GPU {', '.join(names)} {TO_RETURN}"  # nothing is kept for it: that may take for ever
+                return [], f"{_gpu(names)} {TO_RETURN}"  # nothing is kept for it: that may take for ever
             busy = [uuid for uuid in wanted if uuid in self.used_by or uuid in self.kept_for]
-            reason = f"GPU {', '.join(names)}, {self._holding(busy)}" if busy else ""
+            reason = f"{_gpu(names)}, {self._holding(busy)}" if busy else ""
             self.kept_for |= {uuid: run.name for uuid in wanted if uuid not in self.kept_for}
             return wanted, reason
         if gpus:
@@ -122,6 +122,11 @@ class _Line:
         ahead = sorted({self.kept_for[uuid] for uuid in gpus if uuid in self.kept_for and uuid not in self.used_by})
         parts = [f"used by {', '.join(users)}"] if users else []
         return "; ".join([*parts, f"{', '.join(ahead)} comes first"] if ahead else parts)
+
+
+def _gpu(names: list[str]) -> str:
+    """`GPU 0, 1`, or the uuids, which say themselves what they are."""
+    return ("" if all(name.upper().startswith(("GPU-", "MIG-")) for name in names) else "GPU ") + ", ".join(names)
 
 
 def is_waiting(run: Run) -> bool:

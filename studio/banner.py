@@ -10,6 +10,7 @@ import time
 import streamlit as st
 
 from fluxcore.runs import RunState, default_outputs
+from fluxcore.runs.outlook import what_happened, why_it_stays
 from fluxcore.runs.supervision import observed_state, runner_alive
 
 from . import ask, look, nav, words
@@ -232,19 +233,15 @@ def can_resume(run: LiveRun) -> bool:
 
 
 def why(run: LiveRun) -> str:
-    """One sentence on how a run ended, and from where it can go on."""
+    """How a run ended, why it is not resumed by itself, and from where it can go on."""
     state = run.state
     can = f"It can go on from step {state.resume_step:,}." if can_resume(run) and state.resume_step is not None else ""
-    if state.state == "stalled":
-        return " ".join(part for part in (verdict(state.verdict, state), state.hint, can) if part)
-    if state.state == "failed":
-        return f"{state.hint or f'It failed ({state.reason or words.UNKNOWN}).'} {can}".strip()
-    if state.state == "stopped":
+    if state.state == "stopped" and not state.hint:
         asked = {"user": "Stopped on request", "disk_low": "Stopped: the disk is almost full"}.get(
             state.reason, "Stopped: the machine went down" if state.reason == "shutdown" else "Stopped"
         )
         return f"{asked} at step {state.step:,}. {can}".strip()
-    return ""
+    return " ".join(part for part in (what_happened(state), why_it_stays(state), can) if part)
 
 
 def verdict(name: str, state: RunState) -> str:

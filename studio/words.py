@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
-from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
 from fluxcore.log import parse_ts
+from fluxcore.runs.outlook import evidence_words as evidence
 from fluxcore.units import UNKNOWN, duration, loss, pace, plural, size
 
 __all__ = ["UNKNOWN", "ago", "clock", "duration", "escape", "evidence", "loss", "pace", "phase", "plural", "size"]
@@ -31,27 +31,6 @@ def phase(name: str, done: float | None = None, total: float | None = None, unit
     if done is None or not total:
         return doing
     return f"{doing} {size(done)} of {size(total)}" if unit == "bytes" else f"{doing} {done:,.0f} of {total:,.0f}"
-
-
-def evidence(seen: dict[str, Any]) -> str:
-    """A stall's evidence in a sentence; "" where it says nothing."""
-
-    def seconds(name: str) -> str:
-        value = seen.get(name)
-        return f"{value:.4g} s" if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else ""
-
-    what = "a step" if seen.get("phase") in ("train", None) else "progress"
-    parts = []
-    if waited := seconds("seconds_without_progress") or seconds("seconds_without_step"):
-        limit = seconds("limit_seconds")
-        parts.append(f"{waited} without {what}" + (f" (limit {limit})" if limit else ""))
-    if longest := seconds("longest_step_seconds"):
-        parts.append(f"the longest step took {longest}")
-    if idle := seconds("gpu_idle_seconds"):
-        parts.append(f"the GPU was at 0 % for {idle}")
-    if still := seconds("seconds_without_life"):
-        parts.append(f"no sign of life for {still}")
-    return "; ".join(parts) + "." if parts else ""
 
 
 def ago(ts: str | None, now: datetime | None = None) -> str:

@@ -292,6 +292,7 @@ def test_the_words_of_a_failure_say_what_to_do_and_how_to_go_on(world: World) ->
     assert message.title == "cat failed at step 12 of 1000 (oom_gpu)" and message.look == "failure"
     assert message.body.splitlines() == [
         world.last("cat", "run.failed").data["hint"],
+        "It is not resumed by itself: another try would only fail in the same way (oom_gpu).",
         "Checkpoint to go on from: cat-step00000012-state (step 12)",
         f"To resume: ./fluxgym resume cat --outputs {world.outputs}",
         "Machine: pod-17",

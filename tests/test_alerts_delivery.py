@@ -136,7 +136,9 @@ def test_a_webhook_gets_title_words_and_kind(outputs: Path, hook: Hook) -> None:
     got = hook.got[0]
     assert got["title"] == "cat failed at step 0 (oom_gpu)" and got["type"] == "failure"
     assert got["message"].startswith(
-        "Choose a smaller memory preset, then resume.\nCheckpoint to go on from: cat-000004-state (step 480)\n"
+        "Choose a smaller memory preset, then resume.\n"
+        "It is not resumed by itself: another try would only fail in the same way (oom_gpu).\n"
+        "Checkpoint to go on from: cat-000004-state (step 480)\n"
         f"To resume: ./fluxgym resume cat --outputs {outputs}\n"
     )
     assert files_with(outputs, SECRET) == [".alerts.json"]

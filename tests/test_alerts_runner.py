@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fluxcore.alerts.message import DeliveryError
-from fluxcore.log import EventLog
+from fluxcore.log import EventLog, format_ts
 from runner.alerts import Alerts
 from runner.run import Run
 from tests.fakes import World
@@ -130,6 +130,23 @@ def test_what_is_new_is_told_at_once_whatever_waits(told: Told) -> None:
         "cat goes on by itself from step 4",
         "cat is finished",
     ]
+
+
+def test_news_do_not_begin_the_pauses_of_a_dead_target_anew(told: Told) -> None:
+    """A run that fails and is resumed again and again makes news every few seconds."""
+    world = told.world
+    told.post.trouble["phone"] = DeliveryError("no answer within 30 s")
+    world.start("cat")
+    tries: list[float] = []
+    told.sender.at_start = lambda run: (tries.append(world.clock.seconds), telling(world, run, told.post))[1]
+    log = EventLog(world.outputs / "cat", "runner", now=lambda: format_ts(world.clock.now()))
+    for _ in range(40):
+        log.append("disk.low", {"free_gib": 1.0, "needed_gib": 1.1}, attempt=1)
+        world.turns(1, 1.0)
+    assert len(tries) <= 9, "one each five seconds at the most, while there is something new"
+    tries.clear()
+    world.turns(200, 1.0)
+    assert len(tries) <= 1, "and what failed so often waits for long"
 
 
 def test_a_process_that_hangs_delays_no_turn_and_no_other_run(told: Told) -> None:

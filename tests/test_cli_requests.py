@@ -118,8 +118,13 @@ def test_resume(capsys, outputs):
     assert again.code == 64 and "--restart" in again.line
     missing = call(capsys, "resume", "cat", "--from", "cat-000009-state", "--outputs", outputs)
     assert missing.code == 64 and "cat-step00000004-state" in missing.line
-    answer = run("resume", "cat", "--from", "cat-step00000002-state", "--wait", "--outputs", outputs)
+    wrong = call(capsys, "resume", "cat", "--set", "learning_rat=3e-4", "--outputs", outputs)
+    assert wrong.code == 64 and "did you mean learning_rate?" in wrong.line
+    changed = ("--set", "learning_rate=3e-4", "--set", "stall_seconds=60")
+    answer = run("resume", "cat", "--from", "cat-step00000002-state", *changed, "--wait", "--outputs", outputs)
     assert answer.code == 0, answer.err
+    served = state(outputs, "cat").served_config(state(outputs, "cat").attempts[1])
+    assert (served["learning_rate"], served["stall_seconds"], served["auto_resume"]) == ("3e-4", 60, 0)
     assert state(outputs, "cat").attempts[1].resume_step == 2
 
 

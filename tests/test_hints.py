@@ -176,10 +176,10 @@ RIGHTS = STACK + "PermissionError: [Errno 13] Permission denied: '/data/outputs/
         (DEAD_WORKER, "oom_host", ["workers"]),
         (SMALL_SHM, "oom_host", ["/dev/shm", "--shm-size"]),
         (DISK_FULL, "disk_full", ["prune"]),
-        (GATED_WITHOUT_TOKEN, "download", ["https://huggingface.co/black-forest-labs/FLUX.1-dev,", "set HF_TOKEN"]),
+        (GATED_WITHOUT_TOKEN, "download", ["https://huggingface.co/black-forest-labs/FLUX.1-dev,", "set HF_TOKEN", "end the runner"]),
         (LICENCE_NOT_ACCEPTED, "download", ["has not accepted", "https://huggingface.co/black-forest-labs/FLUX.1-dev,"]),
         (GATED_BY_TRANSFORMERS, "download", ["licence at https://huggingface.co/black-forest-labs/FLUX.1-dev,"]),
-        (WRONG_TOKEN, "download", ["does not accept HF_TOKEN (401)", "settings/tokens"]),
+        (WRONG_TOKEN, "download", ["does not accept HF_TOKEN (401)", "settings/tokens", "end the runner"]),
         (NO_SUCH_REPO, "download", ["no model black-forest/FLUX.1-dev"]),
         (NO_CONNECTION, "download", ["connection"]),
         (SHORT_DOWNLOAD, "download", ["model-00001-of-00002.safetensors", "fetched anew"]),
@@ -258,7 +258,7 @@ def test_without_a_sentence_the_reasons_own_hint_stands() -> None:
         ({"gradient_checkpointing": False, "optimizer_type": "adamw"}, None,
          "was too small: switch gradient_checkpointing on, or set optimizer_type to adafactor, then resume"),
         ({"vram": "24G"}, 15.7, "(16 GiB) was too small: choose the preset 16G (it is 24G), then resume"),
-        ({"network_dim": 128, "vram": "12G"}, 12, "lower network_dim from 128 to 32, then"),
+        ({"network_dim": 128, "vram": "12G"}, 12, "take a GPU with more memory, then resume"),
         ({"vram": "12G"}, 12, "take a GPU with more memory, then resume"),
     ],
 )  # fmt: skip
@@ -267,6 +267,11 @@ def test_a_full_gpu_names_what_this_run_can_lower(changed: dict[str, Any], gib: 
     for code, text in [(6, f"{FAILED}the GPU's memory is full\n"), (1, OOM)]:
         assert ideas in explain(Exit(code), False, text, False, facts).hint
     assert set(changed) <= set(defaults()), "only settings that there are"
+
+
+def test_a_lower_rank_is_only_for_a_run_that_begins_anew() -> None:
+    facts = Facts(config={**CONFIG, "network_dim": 128, "vram": "12G"}, gpu_memory_gib=12, again="start again")
+    assert "lower network_dim from 128 to 32, then start again" in explain(Exit(1), False, OOM, False, facts).hint
 
 
 def test_a_diverged_loss_names_the_rate_and_an_earlier_checkpoint() -> None:

@@ -30,10 +30,10 @@ def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
 @pytest.mark.parametrize(
     ("error", "token", "says"),
     [
-        (answered(GatedRepoError, 401), None, ["https://huggingface.co/black-forest-labs/FLUX.1-dev", "set HF_TOKEN"]),
+        (answered(GatedRepoError, 401), None, ["black-forest-labs/FLUX.1-dev,", "set HF_TOKEN", "end the runner"]),
         (answered(GatedRepoError, 403), "hf_x", ["accept the licence", "HF_TOKEN's account"]),
         (answered(RepositoryNotFoundError, 404), None, ["no model black-forest-labs/FLUX.1-dev"]),
-        (answered(HfHubHTTPError, 401), "hf_x", ["does not accept HF_TOKEN", "settings/tokens"]),
+        (answered(HfHubHTTPError, 401), "hf_x", ["not accept HF_TOKEN", "settings/tokens", "end the runner"]),
         (answered(HfHubHTTPError, 503), None, ["could not be downloaded (503"]),
         (OfflineModeIsEnabled("x"), None, ["HF_HUB_OFFLINE forbids to fetch it: unset it"]),
         (LocalEntryNotFoundError("An error happened"), None, ["connection to the internet"]),

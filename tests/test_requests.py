@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fluxcore.config import RunConfig, parse_config
+from fluxcore.config import ConfigError, RunConfig, parse_config
 from fluxcore.log import read_events
-from fluxcore.runs import RunError, create_run, request_start, save_config, set_monitoring
+from fluxcore.runs import RunError, create_run, request_resume, request_start, save_config, set_monitoring
 from fluxcore.runs import requests as asking
 from tests.cli_tools import pictures
 
@@ -65,3 +65,26 @@ def test_a_log_that_can_not_be_written_is_a_sentence(tmp_path: Path, monkeypatch
     monkeypatch.setattr("fluxcore.runs.requests.check_outputs", lambda outputs: None)
     with pytest.raises(RunError, match="can't be written"):
         create_run(tmp_path, parse_config({"lora_name": "dog"}), "cli")
+
+
+def test_changed_settings_are_saved_with_the_request_that_names_them(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, config(learning_rate="1e-3", vram="20G"), "cli", lambda dataset: pictures(dataset))
+    asked = request_start(tmp_path, "cat", "cli", settings={"learning_rate": "3e-4", "vram": "16G"})
+    saved, request = read_events(folder.path)[-2:]
+    assert request == asked and request.data["config"] == saved.id
+    now = saved.data["config"]
+    assert (now["learning_rate"], now["vram"], now["optimizer_type"]) == ("3e-4", "16G", "adafactor")
+    assert '"3e-4"' in folder.ui_state.read_text()
+
+
+def test_where_nothing_is_granted_no_setting_is_saved(tmp_path: Path) -> None:
+    folder = create_run(tmp_path, config(), "cli", lambda dataset: pictures(dataset))
+    for wrong in ({"sead": "5"}, {"seed": "five"}, {"lora_name": "dog"}):
+        with pytest.raises(ConfigError):
+            request_start(tmp_path, "cat", "cli", settings=wrong)
+    with pytest.raises(RunError, match="no complete checkpoint"):
+        request_resume(tmp_path, "cat", "cli", settings={"seed": "5"})
+    request_start(tmp_path, "cat", "cli", settings={})
+    with pytest.raises(RunError, match="already queued"):
+        request_start(tmp_path, "cat", "cli", settings={"seed": "5"})
+    assert [event.type for event in read_events(folder.path)] == ["config.saved", "run.requested"]

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fluxcore.config import resolve_config
+from fluxcore.config import parse_config, resolve_config
 from fluxcore.dataset import copy_dataset
 from fluxcore.log import read_events
-from fluxcore.runs import RunFolder, create_run, list_checkpoints, load_run, resume_choice
+from fluxcore.runs import RunFolder, create_run, list_checkpoints, load_run, resume_choice, save_config
 from fluxcore.runs.exits import FAILED, REASONS
 from runner.endings import explain, read_tail
 from runner.executor import Exit
@@ -324,11 +324,23 @@ def test_what_lies_beyond_the_resume_point_is_set_aside_not_overwritten(tmp_path
     folder = new_run(tmp_path, "rewound", pictures, max_train_steps=6, save_every_n_steps=2)
     assert train(folder) == 0
     before = folder.final_weights.read_bytes()
-    assert train(folder, 2, "rewound-step00000002-state") == 0
+    assert train(folder, 2, "rewound-step00000002-state") == 0, folder.train_log.read_text()
     aside = {path.name for path in folder.superseded.iterdir()}
     assert {"rewound-step00000004-state", "rewound.safetensors", "rewound-state"} <= aside
     assert (folder.superseded / "rewound.safetensors").read_bytes() == before
     assert load_file(folder.final_weights).keys() == load_file(folder.superseded / "rewound.safetensors").keys()
+
+
+def test_a_resume_goes_on_with_the_settings_of_now(tmp_path: Path, pictures: Path) -> None:
+    """The state holds the learning rate and the optimizer of before; what a person changed counts."""
+    settings = {"learning_rate": "1e-3", "optimizer_type": "adamw", "lr_scheduler": "linear"}
+    folder = new_run(tmp_path, "lowered", pictures, max_train_steps=2, save_every_n_steps=1, **settings)
+    assert train(folder) == 0
+    changed = {"learning_rate": "2e-4", "optimizer_type": "adafactor", "max_train_steps": 4}
+    save_config(tmp_path, parse_config({**load_run(tmp_path, "lowered")[1].config, **changed}), "cli")
+    assert train(folder, 2, "lowered-step00000001-state") == 0, folder.train_log.read_text()
+    rates = [event.data["lr"] for event in read_events(folder.path) if event.type == "train.step"]
+    assert rates == pytest.approx([1e-3, 5e-4, 1.5e-4, 1e-4, 5e-5])
 
 
 def test_a_lora_can_be_continued_at_the_strength_it_had(tmp_path: Path, pictures: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fluxcore.tail import last_line, last_lines
-from fluxcore.units import duration, loss, pace, plural, size
+from fluxcore.units import duration, gib, loss, pace, plural, size
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,7 @@ def test_of_a_long_file_only_the_end_is_read(tmp_path):
         file.seek(0, 2)
         file.write(b"\nlast\n")
     assert last_line(log) == "last" and len(last_lines(log, 10)) == 2
+
+
+def test_little_room_is_said_in_mib() -> None:
+    assert [gib(value * 2**30) for value in (0.07, 0.25, 1.3, 41.2)] == ["72 MiB", "0.25 GiB", "1.3 GiB", "41 GiB"]

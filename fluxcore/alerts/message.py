@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from fluxcore import units
 from fluxcore.log import number
 from fluxcore.runs import RunFolder, RunState
-from fluxcore.runs.auto_resume import auto_resume_follows
-from fluxcore.runs.files import PROJECT_ROOT
 from fluxcore.runs.news import News
+from fluxcore.runs.outlook import at_step, command, going_on, stall_words
 
 LOOKS = {"completed": "success", "failed": "failure", "stalled": "failure", "resumed": "info"}
 """Apprise's kind of message by ours; the others are warnings."""
@@ -46,13 +44,6 @@ def test_message(target: str, host: str) -> Message:
     return Message("FluxGym: a test", f"The alert target {target!r} works.\nMachine: {host}")
 
 
-def command(verb: str, folder: RunFolder, *more: str) -> str:
-    """The command line that does it, to be copied: from the project's folder."""
-    outputs = folder.path.absolute().parent
-    place = [] if outputs == PROJECT_ROOT / "outputs" else ["--outputs", str(outputs)]
-    return shlex.join(["./fluxgym", verb, folder.name, *more, *place])
-
-
 def _completed(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
     data = news.data
     loss = number(data.get("final_loss"))
@@ -65,16 +56,14 @@ def _failed(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[s
     reason = str(news.data.get("reason") or "crash")
     if "request" in news.data:  # the resume was refused
         why = f"It was to resume by itself and can't: {reason}."
-        return f"does not go on by itself {_at(news)}", [why, *_going_on(state, news, folder)]
+        return f"does not go on by itself {_at(news)}", [why, *going_on(state, folder, attempt=news.attempt, why=False)]
     return f"failed {_at(news)} ({reason})", [str(news.data.get("hint") or ""), *_going_on(state, news, folder)]
 
 
 def _stalled(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
     evidence = news.data.get("evidence")
     evidence = evidence if isinstance(evidence, dict) else {}
-    waited = units.duration(number(evidence.get("seconds_without_progress")))
-    phase = f" in the phase {evidence['phase']!r}" if evidence.get("phase") else ""
-    what = f"No progress for {waited}{phase}, so it was ended ({news.data.get('verdict')})."
+    what = stall_words(str(news.data.get("verdict") or ""), evidence)
     return f"was stuck {_at(news)}", [what, *_going_on(state, news, folder)]
 
 
@@ -93,10 +82,8 @@ def _stopped(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[
 
 def _disk(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:
     free = number(news.data.get("free_gib"))
-    left = (
-        [f"{free:.1f} GiB are left; with less than a checkpoint needs it will be stopped."] if free is not None else []
-    )
-    return f"may run out of disk {_at(news)}", [*left, _MAKE_ROOM]
+    left = f"{units.gib((free or 0) * 2**30)} are left; with less than a checkpoint needs it will be stopped."
+    return f"may run out of disk {_at(news)}", [*([left] if free is not None else []), _MAKE_ROOM]
 
 
 _MAKE_ROOM = "Make room: delete old runs (./fluxgym prune --older-than 30d) or checkpoints that you don't need."
@@ -111,20 +98,9 @@ _WORDS: dict[str, Any] = {
 
 
 def _at(news: News) -> str:
-    total = f" of {news.total_steps}" if news.total_steps else ""
-    return f"at step {news.step}{total}"
+    return at_step(news.step, news.total_steps)
 
 
 def _going_on(state: RunState, news: News, folder: RunFolder) -> list[str]:
-    """Where it can go on from, and by whom."""
-    newest = state.attempt is None or state.attempt.number == news.attempt
-    found: Any = (state.resume_checkpoint, state.resume_step)
-    if not newest:  # it goes on already: what was said at that time
-        found = (news.data.get("resume_checkpoint"), news.data.get("resume_step"))
-    checkpoint, step = found
-    if checkpoint is None:
-        return ["There is no checkpoint to go on from.", f"To begin again: {command('start', folder, '--restart')}"]
-    where = f"{checkpoint} (step {step})"
-    if not newest or auto_resume_follows(state) or any(request.is_automatic for request in state.requests):
-        return [f"It resumes by itself from {where}."]
-    return [f"Checkpoint to go on from: {where}", f"To resume: {command('resume', folder)}"]
+    """Where it can go on from, and by whom: as it is now, since a message may come late."""
+    return going_on(state, folder, attempt=news.attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from fluxcore.history.run_row import run_row
-from fluxcore.log import FolderReader, read_events
+from fluxcore.log import EventError, FolderReader, number, read_events, utc_now
 from fluxcore.log.catalog import TYPES
-from fluxcore.log.event import encode
+from fluxcore.log.event import decode, encode
 from fluxcore.runs import (
     RunFolder,
     RunState,
@@ -22,14 +23,20 @@ from fluxcore.runs import (
     load_all,
     load_run,
     resume_choice,
+    seconds_between,
 )
-from fluxcore.units import duration, size
+from fluxcore.runs.outlook import LOST, NO_RUNNER, evidence_words, going_on, waits_for, what_happened
+from fluxcore.tail import last_lines
+from fluxcore.units import duration, gib, size
 
 from .options import Json, Name, Outputs, outputs_folder
 from .out import cell, note, say, table, to_json
 
 POLL_SECONDS = 0.3
 CHUNK = 1 << 20
+HEARD_LINES = 500
+OF_SETTINGS = frozenset({"nan_loss", "oom_gpu", "oom_host", "bad_config"})
+"""Failures whose hint may name a setting to change."""
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run lives.")]
 
@@ -51,11 +58,16 @@ def status(
     if json:
         say(to_json(rows))
     elif name is not None:
-        _details(states[0], rows[0], RunFolder.of(root, name))
+        _details(states[0], rows[0], RunFolder.of(root, name), _line_up(root))
     elif rows:
         columns = ["run", "state", "step", "%", "epoch", "loss", "took", "left", "attempts", "reason"]
-        lines = [_line(row, state) for row, state in zip(rows, states, strict=True)]
+        line = _line_up(root)
+        lines = [_line(row, state, line) for row, state in zip(rows, states, strict=True)]
         table(columns, lines, right={"step", "%", "epoch", "loss", "took", "left", "attempts"})
+        if line["paused"] and any(state.state == "queued" for state in states):
+            say("the queue is paused: nothing starts before `./fluxgym queue resume`")
+        if not line["runner"] and any(state.is_busy for state in states):
+            say(NO_RUNNER)
     else:
         say(f"no runs in {root}" + ("" if root.is_dir() else " (there is no such folder)"))
 
@@ -66,7 +78,15 @@ def _observed(state: RunState, outputs: Path) -> str:
     return observed_state(state, outputs)
 
 
-def _line(row: dict[str, Any], state: RunState) -> list[Any]:
+def _line_up(outputs: Path) -> dict[str, bool]:
+    """Whether a runner serves the folder, and whether its queue is paused."""
+    from fluxcore.runs import read_installation
+    from fluxcore.runs.supervision import runner_alive
+
+    return {"runner": runner_alive(outputs) is not None, "paused": read_installation(outputs).paused}
+
+
+def _line(row: dict[str, Any], state: RunState, line: dict[str, bool]) -> list[Any]:
     if state.is_coming:  # what the attempt before it came to is not this one's
         row = {**row, "step": state.coming_step or 0, "epoch": "", "loss": None, "total_steps": None}
     total = row["total_steps"]
@@ -75,9 +95,11 @@ def _line(row: dict[str, Any], state: RunState) -> list[Any]:
     took, left = duration(row["seconds"], unknown=""), duration(state.eta_seconds, unknown="")
     reason = row["reason"] or state.verdict or ("disk low" if state.disk_low else "")
     if state.state == "queued":
-        reason = f"waits for {state.waiting_for}" if state.waiting_for else ""
+        reason = f"waits for {waits_for(state, **line)}"
     elif state.refusal:
-        reason = "refused"
+        reason = f"refused: {state.refusal}"
+    elif row["state"] == "lost":
+        reason = "its process is gone"
     return [
         row["run"],
         row["state"],
@@ -92,25 +114,29 @@ def _line(row: dict[str, Any], state: RunState) -> list[Any]:
     ]
 
 
-def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
+def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict[str, bool]) -> None:
     hidden = {"config", "step", "epoch", "loss", "best_loss", "total_steps"} if state.is_coming else {"config"}
     shown = {key: value for key, value in row.items() if key not in hidden and value not in (None, "", [])}
     if state.is_coming and state.attempts:
         shown["goes on from step" if state.coming_step else "begins at step"] = state.coming_step or 0
-    if state.phase and state.is_live:
-        shown["phase"] = state.phase
+    if state.is_live and not state.is_coming:
+        shown |= _live(state, folder)
     if state.eta_seconds is not None:
         shown["left"] = duration(state.eta_seconds)
     if state.state == "queued":
-        shown |= {"position": state.queue_position, "waits for": state.waiting_for or "the runner"}
+        shown |= {"position": state.queue_position, "waits for": waits_for(state, **line)}
     if state.disk_low:
-        shown["disk low"] = "{free_gib} GiB free, {needed_gib} GiB needed".format_map(state.disk_low)
+        free, needed = (gib(2**30 * (number(state.disk_low.get(key)) or 0)) for key in ("free_gib", "needed_gib"))
+        shown["disk low"] = f"{free} free, {needed} needed"
     if state.refusal:
         shown["refused"] = state.refusal
-    if state.verdict:
-        shown["verdict"] = state.verdict
-    if state.hint:
-        shown["hint"] = state.hint
+    said = what_happened(state)
+    if said:
+        shown["what happened"] = said
+    if said and state.must_be_killed:
+        shown["then"] = "Its processes are being ended."
+    elif state.evidence and said:
+        shown["evidence"] = evidence_words(state.evidence)
     if dumps := folder.stack_dumps():
         shown["stacks"] = str(dumps[0][1])
     shown["monitoring"] = "on" if state.monitoring else "off"
@@ -119,6 +145,56 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder) -> None:
     shown["folder"] = str(folder.path)
     for key, value in shown.items():
         say(f"{key:<18} {cell(value)}")
+    if row["state"] == "lost":
+        say(LOST)
+    if state.is_busy and not line["runner"]:
+        say(NO_RUNNER)
+    if said and not state.must_be_killed:
+        for sentence in going_on(state, folder):
+            say(sentence)
+        if state.reason in OF_SETTINGS:
+            say("With `--set KEY=VALUE` behind it a setting is changed first; it may be repeated.")
+
+
+def _live(state: RunState, folder: RunFolder) -> dict[str, Any]:
+    """What its trainer does and on what, as far as it is known, and how old that is."""
+    attempt, shown = state.live_attempt, dict[str, Any]()
+    if state.phase:
+        counted = state.phase_unit != "bytes" and state.phase_done is not None and state.phase_total
+        of = f" {state.phase_done:,.0f} of {state.phase_total:,.0f} {state.phase_unit}s" if counted else ""
+        shown["phase"] = state.phase + of
+    if attempt is not None:
+        shown["trainer's pid"] = attempt.pid
+        shown["GPUs"] = ", ".join(attempt.gpus) or "none"
+    for uuid, gpu in state.gpus.items():
+        used, total, busy = (number(gpu.get(key)) for key in ("memory_used_gib", "memory_total_gib", _BUSY))
+        memory = f", {used:.1f} of {total:.0f} GiB" if used is not None and total is not None else ""
+        reading = f"{busy:.0f} % busy" if busy is not None else "not known how busy"
+        shown[f"GPU {gpu.get('index', uuid)}"] = f"{reading}{memory}, {_ago(gpu.get('ts'))}"
+    cpu, memory_gib = number(state.host.get("cpu_percent")), number(state.host.get("rss_gib"))
+    if cpu is not None and memory_gib is not None:
+        shown["processes"] = f"{cpu:.0f} % CPU, {memory_gib:.1f} GiB, {_ago(state.host.get('ts'))}"
+    if heard := _last_heard(folder):
+        shown["last heard of it"] = _ago(heard)
+    return shown
+
+
+_BUSY = "utilization_percent"
+
+
+def _last_heard(folder: RunFolder) -> str | None:
+    """When the trainer last wrote an event, as the end of the log says; None where that has none of it."""
+    for text in reversed(last_lines(folder.events, HEARD_LINES)):
+        with contextlib.suppress(EventError):
+            event = decode(text.encode())
+            if event.source == "trainer":
+                return event.ts
+    return None
+
+
+def _ago(ts: Any) -> str:
+    seconds = seconds_between(str(ts), utc_now()) if ts else None
+    return f"{duration(seconds)} ago" if seconds is not None else "not known when"
 
 
 def logs(name: Name, follow: Follow = False, outputs: Outputs = None) -> None:

@@ -23,6 +23,11 @@ Outputs = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The run's name.", show_default=False)]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow to the end, automatic attempts included.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting first; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON array of objects.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 

@@ -9,6 +9,7 @@ import typer
 
 from fluxcore.history.run_row import timestamp
 from fluxcore.runs.installation import pause_queue, read_installation, resume_queue, waiting_in_line
+from fluxcore.runs.outlook import NO_RUNNER, waits_for
 from fluxcore.runs.supervision import runner_alive
 
 from .options import Json, Outputs, outputs_folder
@@ -47,12 +48,13 @@ def queue(
         note("the queue goes on")
         return
     installation, waiting = read_installation(root), waiting_in_line(root)
+    runner = runner_alive(root) is not None
     rows: list[dict[str, Any]] = [
         {
             "position": state.queue_position,
             "run": state.name,
             "asked": timestamp(state.requests[0].ts),
-            "waiting_for": state.waiting_for or ("the runner" if runner_alive(root) else "a runner (none is alive)"),
+            "waiting_for": waits_for(state, runner=runner, paused=installation.paused),
             "automatic": state.requests[0].is_automatic,
         }
         for state in waiting
@@ -68,5 +70,7 @@ def queue(
         columns = ["", "run", "asked (UTC)", "waits for"]
         lines = [[row["position"], row["run"], row["asked"], row["waiting_for"]] for row in rows]
         table(columns, lines, right={""})
+        if not runner:
+            say(NO_RUNNER)
     else:
         say(f"no run waits in {root}")

@@ -12,7 +12,7 @@ from fluxcore.log import Event
 from fluxcore.runs import load_run
 
 from .follow import wait_for_end, wait_until_stopped
-from .options import Name, Outputs, Wait, build_config, outputs_folder
+from .options import Changes, Name, Outputs, Settings, Wait, build_config, outputs_folder, parse_settings
 from .out import note, say
 
 SOURCE = "cli"
@@ -26,9 +26,7 @@ def new(
     trigger: Annotated[str | None, typer.Option(metavar="WORD", help="The trigger word.")] = None,
     base: Annotated[str | None, typer.Option(metavar="MODEL", help="The base model (see fluxcore/models).")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings from a ui_state.json.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")
-    ] = None,
+    settings: Settings = None,
     start: Annotated[bool, typer.Option("--start", help="Start it as well.")] = False,
     wait: Wait = False,
     outputs: Outputs = None,
@@ -58,15 +56,18 @@ def start(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin afresh although it ran before; old checkpoints are moved aside.")
     ] = False,
+    settings: Changes = None,
     wait: Wait = False,
     outputs: Outputs = None,
 ) -> int:
     """Start a run. Exit 0 means that the request is in the log."""
+    from fluxcore.config import absolute_paths
     from fluxcore.runs import check_outputs, request_start
 
     folder = outputs_folder(outputs)
     check_outputs(folder)
-    return _go(folder, name, request_start(folder, name, SOURCE, restart=restart), wait)
+    changes = absolute_paths(parse_settings(settings or []))
+    return _go(folder, name, request_start(folder, name, SOURCE, restart=restart, settings=changes), wait)
 
 
 def resume(
@@ -74,15 +75,18 @@ def resume(
     from_state: Annotated[
         str | None, typer.Option("--from", metavar="STATE", help="A state folder's name (default: the newest).")
     ] = None,
+    settings: Changes = None,
     wait: Wait = False,
     outputs: Outputs = None,
 ) -> int:
     """Go on from a checkpoint."""
+    from fluxcore.config import absolute_paths
     from fluxcore.runs import check_outputs, request_resume
 
     folder = outputs_folder(outputs)
     check_outputs(folder)
-    return _go(folder, name, request_resume(folder, name, SOURCE, from_state=from_state), wait)
+    changes = absolute_paths(parse_settings(settings or []))
+    return _go(folder, name, request_resume(folder, name, SOURCE, from_state=from_state, settings=changes), wait)
 
 
 def stop(name: Name, wait: Wait = False, outputs: Outputs = None) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from fluxcore.atomic import sync_folder
+from fluxcore.runs.exits import END_RUNNER
 from fluxcore.units import size
 
 from .errors import DownloadError
@@ -302,7 +303,7 @@ def explained(repo: str, error: Exception) -> Exception:
         if get_token():
             return DownloadError(f"accept the licence of {repo} at {page}, with HF_TOKEN's account")
         return DownloadError(
-            f"{repo} is gated: accept its licence at {page}, and set HF_TOKEN to a token of that account"
+            f"{repo} is gated: accept its licence at {page}, set HF_TOKEN to a token of that account, and {END_RUNNER}"
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, RepositoryNotFoundError):
@@ -329,7 +330,8 @@ def explained(repo: str, error: Exception) -> Exception:
 
 def _bad_token() -> DownloadError:
     return DownloadError(
-        "the Hub does not accept HF_TOKEN: make a new one at https://huggingface.co/settings/tokens and set it"
+        "the Hub does not accept HF_TOKEN: make a new one at https://huggingface.co/settings/tokens, set it, and "
+        f"{END_RUNNER}"
     )
 
 

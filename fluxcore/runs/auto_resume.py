@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from fluxcore.log import parse_ts
 
 from .fold import RunState
+from .records import Attempt
 
 RESUMABLE_REASONS = frozenset({"crash", "killed", "oom_host", "lost"})
 """Failures that another try may get past; a wrong config, bad data, a diverged loss or a full disk is not one."""
@@ -20,20 +21,48 @@ def auto_resume_follows(state: RunState, now: datetime | None = None) -> bool:
 
     The answer is final once `run.failed` is in the log, or `run.killed` after a `run.stalled`.
     """
+    return not why_not_resumed(state, now)
+
+
+def why_not_resumed(state: RunState, now: datetime | None = None) -> str:
+    """Why the runner will not ask for another attempt, in words that follow "it is not resumed by itself:"; "" where it
+    will. `now` is an aware datetime (default: now).
+    """
     attempt = state.attempt
-    if (
-        attempt is None
-        or attempt.outcome not in ("run.stalled", "run.failed")
-        or state.state not in ("stalled", "failed")
-    ):
-        return False
+    if state.state not in ("stalled", "failed"):
+        return "it did not fail or get stuck"
     if state.state == "failed" and state.reason not in RESUMABLE_REASONS:
-        return False
-    if state.resume_checkpoint is None or state.requests or state.stop_requested or state.automatic_refused:
-        return False
-    age = ((now or datetime.now(UTC)) - parse_ts(attempt.ended or attempt.started)).total_seconds()
+        return f"another try would only fail in the same way ({state.reason or 'no reason is known'})"
+    if attempt is None or attempt.outcome not in ("run.stalled", "run.failed"):
+        return "none of its attempts has failed or got stuck"
+    if state.resume_checkpoint is None:
+        return "there is no checkpoint to go on from"
+    if state.requests:
+        return "it is asked for already"
+    if state.stop_requested:
+        return "it was asked to stop"
+    if state.automatic_refused:
+        return "its resume by itself was refused" + (f" ({state.refusal.rstrip('.')})" if state.refusal else "")
     allowed = int(state.served_config(attempt).get("auto_resume") or 0)
-    return age < MAX_AGE_SECONDS and automatic_attempts(state) < allowed and has_progressed(state)
+    if allowed <= 0:
+        return "auto_resume is 0"
+    if not has_progressed(state):
+        return _no_progress(state, attempt)
+    if automatic_attempts(state) >= allowed:
+        times = "once" if allowed == 1 else f"{allowed} times"
+        return f"that was done {times} since somebody last asked for it, and auto_resume allows no more"
+    if ((now or datetime.now(UTC)) - parse_ts(attempt.ended or attempt.started)).total_seconds() >= MAX_AGE_SECONDS:
+        return "it ended more than an hour ago"
+    return ""
+
+
+def _no_progress(state: RunState, attempt: Attempt) -> str:
+    what = "got stuck" if attempt.outcome == "run.stalled" else "failed"
+    begun = "resumed" if attempt.resume_from else "started"
+    reached = max(attempt.last_step, attempt.resume_step or 0)
+    again = any(before.last_step == reached for before in state.attempts[:-1])
+    where = f"at step {reached} again" if again else f"at step {reached}, no further than before"
+    return f"it was {begun} already and {what} {where}" if len(state.attempts) > 1 else f"it {what} where it began"
 
 
 def automatic_attempts(state: RunState) -> int:

@@ -31,3 +31,6 @@ REASONS = {
 
 FAILED = "training failed: "
 """Begins the line of standard error whose rest is the sentence for a person; more noise may follow it."""
+
+END_RUNNER = "end the runner (its pid is in .runner.json; trainings go on), whose environment all trainers get"
+"""What has to follow a change of an environment variable that trainers read, for a person."""

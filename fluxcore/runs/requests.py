@@ -6,14 +6,14 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from fluxcore.atomic import write_atomic
-from fluxcore.config import ConfigError, RunConfig, parse_saved, saved_config, to_export
+from fluxcore.config import VRAM_PRESETS, ConfigError, RunConfig, parse_config, parse_saved, saved_config, to_export
 from fluxcore.dataset import list_pictures
 from fluxcore.log import Event, EventError, EventLog, read_events
 from fluxcore.trainers import check_trainer
@@ -70,27 +70,48 @@ def save_config(outputs: Path, config: RunConfig, source: str) -> Event:
     return event
 
 
-def request_start(outputs: Path, name: str, source: str, *, restart: bool = False, reason: str = "") -> Event:
+def request_start(
+    outputs: Path,
+    name: str,
+    source: str,
+    *,
+    restart: bool = False,
+    reason: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Event:
     """Ask for a fresh training. Raises RunError where the run is live, has no pictures, or ran and `restart` is off.
 
-    ConfigError where its trainer can't train its config here.
+    `settings`: changes to the run's config, saved together with the request. ConfigError where one is wrong, or the
+    run's trainer can't train its config here; then nothing is saved.
     """
     folder, state = load_run(outputs, name)
     _refuse_live(state)
     if state.attempts and not restart:
         raise RunError(f"{name} has been trained before; resume it, or start it with --restart to begin afresh")
     _refuse_empty(folder)
-    check_trainer(parse_saved(state.config))
-    return _request(folder, state, source, None, reason or ("restart" if restart else "start"))
+    config = _changed(state, settings)
+    check_trainer(config)
+    return _request(folder, state, source, None, reason or ("restart" if restart else "start"), config)
 
 
-def request_resume(outputs: Path, name: str, source: str, *, from_state: str | None = None, reason: str = "") -> Event:
+def request_resume(
+    outputs: Path,
+    name: str,
+    source: str,
+    *,
+    from_state: str | None = None,
+    reason: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Event:
     """Ask to go on from `from_state`, or from the newest complete checkpoint. Raises RunError where there is none.
 
-    ConfigError where its trainer can't train its config here.
+    `settings`: changes to the run's config, saved together with the request. ConfigError where one is wrong, or the
+    run's trainer can't train its config here; then nothing is saved. What a checkpoint can't take (another rank) the
+    trainer says.
     """
     folder, state = load_run(outputs, name)
     _refuse_live(state)
+    config = _changed(state, settings)
     if from_state in (None, "", "latest"):
         chosen, wanted = resume_choice(folder, state), "latest"
         if chosen is None:
@@ -104,16 +125,19 @@ def request_resume(outputs: Path, name: str, source: str, *, from_state: str | N
             raise RunError(f"{name} has no checkpoint {wanted!r}; it has {', '.join(there) or 'none'}")
         if not chosen.complete:
             raise RunError(f"the checkpoint {wanted!r} is incomplete ({chosen.problem}); choose another one")
-    if chosen.step is not None and state.total_steps and chosen.step >= planned_steps(folder, state):
+    if chosen.step is not None and state.total_steps and chosen.step >= _planned(folder, config):
         raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise its epochs or steps")
     _refuse_empty(folder)
-    check_trainer(parse_saved(state.config))
-    return _request(folder, state, source, wanted, reason or "resume")
+    check_trainer(config)
+    return _request(folder, state, source, wanted, reason or "resume", config)
 
 
 def planned_steps(folder: RunFolder, state: RunState) -> int:
     """How many optimizer steps the run's present config means for its present pictures."""
-    config = parse_saved(state.config)
+    return _planned(folder, parse_saved(state.config))
+
+
+def _planned(folder: RunFolder, config: RunConfig) -> int:
     return config.total_steps(len(list_pictures(folder.dataset)))
 
 
@@ -142,13 +166,30 @@ def refresh_ui_state(folder: RunFolder, state: RunState | None = None) -> None:
     write_atomic(folder.ui_state, orjson.dumps(export, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
-def _request(folder: RunFolder, state: RunState, source: str, resume_from: str | None, reason: str) -> Event:
-    return append_event(
-        folder,
-        source,
-        "run.requested",
-        {"config": state.config_id, "resume_from": resume_from, "reason": reason},
+def _changed(state: RunState, settings: Mapping[str, Any] | None) -> RunConfig:
+    """The run's config with `settings` changed; a memory preset among them brings what it sets along."""
+    saved = parse_saved(state.config)
+    if not settings:
+        return saved
+    if "lora_name" in settings:
+        raise ConfigError("a run keeps its name; make another one with `new`", {"lora_name": "a run keeps its name"})
+    preset = VRAM_PRESETS.get(str(settings.get("vram")), {})
+    return parse_config({**saved.model_dump(), **preset, **settings, "lora_name": state.name})
+
+
+def _request(
+    folder: RunFolder, state: RunState, source: str, resume_from: str | None, reason: str, config: RunConfig
+) -> Event:
+    """Ask for an attempt with `config`, which is saved first where it is not what the log has."""
+    named = state.config_id
+    if config != parse_saved(state.config):
+        named = append_event(folder, source, "config.saved", saved_config(config)).id
+    asked = append_event(
+        folder, source, "run.requested", {"config": named, "resume_from": resume_from, "reason": reason}
     )
+    if named != state.config_id:
+        _refresh(folder)
+    return asked
 
 
 def append_event(folder: RunFolder, source: str, type: str, data: dict[str, Any]) -> Event:

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import LambdaLR
 
 from fluxcore.atomic import free_name, sync_folder, sync_tree
 from fluxcore.runs.files import RunFolder
@@ -70,11 +73,18 @@ def save_state(accelerator: Accelerator, folder: RunFolder, target: Path, epoch:
     return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
 
 
-def load_state(accelerator: Accelerator, transformer: torch.nn.Module, path: Path) -> int:
+def load_state(
+    accelerator: Accelerator,
+    transformer: torch.nn.Module,
+    optimizer: AcceleratedOptimizer,
+    scheduler: AcceleratedScheduler,
+    path: Path,
+) -> int:
     """Load a state folder into the LoRA, optimizer and scheduler; returns the step after which it was saved.
 
-    Raises TrainingError where the folder is torn or belongs to another LoRA. Nothing is unpickled but by
-    `weights_only`.
+    The learning rate and its schedule are those of the config, not of the state; another optimizer than the state's
+    begins without memory of the steps before. Raises TrainingError where the folder is torn or belongs to another LoRA.
+    Nothing is unpickled but by `weights_only`.
     """
     try:
         step = int(json.loads((path / "train_state.json").read_text())["current_step"])
@@ -89,11 +99,23 @@ def load_state(accelerator: Accelerator, transformer: torch.nn.Module, path: Pat
             "set network_dim as it was, or start afresh",
         )
     set_peft_model_state_dict(transformer, tensors)
+    fresh = optimizer.state_dict()
     try:
         accelerator.load_state(str(path))
     except (OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError) as error:
         raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
+    if not fresh["param_groups"][0].keys() <= optimizer.param_groups[0].keys():
+        optimizer.load_state_dict(fresh)
+    _set_rate(optimizer, scheduler.scheduler, fresh["param_groups"][0]["initial_lr"])
     return step
+
+
+def _set_rate(optimizer: AcceleratedOptimizer, schedule: LambdaLR, rate: float) -> None:
+    """Make `rate` the base of the schedule, at the step at which that stands. Unchanged settings change nothing."""
+    for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
+    schedule.base_lrs = [rate for _ in optimizer.param_groups]
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _describe(tensors: dict[str, torch.Tensor]) -> str:

@@ -141,7 +141,7 @@ class Training:
         )
         transformer, optimizer, scheduler = accelerator.prepare(transformer, optimizer, scheduler)
         keep_states_small(accelerator)
-        step = load_state(accelerator, transformer, self.resume_from) if self.resume_from else 0
+        step = load_state(accelerator, transformer, optimizer, scheduler, self.resume_from) if self.resume_from else 0
         self.saved_step = step
         if step >= self.total_steps:
             raise TrainingError(

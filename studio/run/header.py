@@ -6,6 +6,7 @@ import streamlit as st
 
 from fluxcore.dataset import list_pictures
 from fluxcore.runs import default_outputs, resume_choice, seconds_between
+from fluxcore.runs.outlook import LOST
 from fluxcore.runs.supervision import observed_state
 
 from .. import ask, banner, dialogs, look, nav, words
@@ -87,8 +88,7 @@ def _explain(run: LiveRun, shown: str) -> None:
         st.error(words.escape(run.trouble), icon=":material/error:")
     if shown == "lost":
         st.error(
-            "The log says that it runs, but its process is gone and no runner is alive to say what happened. "
-            "Start the runner: it finds out, and resumes the run where it can.",
+            LOST,
             icon=":material/help:",
         )
         st.button(
