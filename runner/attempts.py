@@ -30,6 +30,13 @@ def record(executor: Executor, run: Run) -> Record:
     if found.trainer is None and attempt.pid:
         trainer = Identity(attempt.pid, attempt.create_time, attempt.boot_id, attempt.start_ticks)
         found = replace(found, trainer=trainer)
+    if run.checked != attempt.number and found.trainer is not None:
+        run.checked, run.is_copy = attempt.number, executor.is_of_another(run.folder, attempt.number, found)
+        if run.is_copy:
+            run.note("this folder is a copy of a live run's; the processes of that are left alone", "WARNING")
+    if run.is_copy and run.checked == attempt.number:
+        found = replace(found, trainer=None, shim=None)
+    run.record = found
     return found
 
 
@@ -64,9 +71,8 @@ def declare_stalled(run: Run, attempt: Attempt, data: dict[str, Any]) -> bool:
     more = {**point, "stacks": run.dump.path if run.dump else None, **({"hint": hint} if hint else {})}
     if not run.append("run.stalled", {**data, **more}, attempt=attempt.number):
         return False
-    saved, seen = point["resume_checkpoint"], evidence_words(data["evidence"]).rstrip(".")
-    where = f"checkpoint to go on from: {saved}" if saved else "there is no checkpoint to go on from"
-    run.note(f"stalled ({data['verdict']}): {seen}; ending it; {where}", "ERROR")
+    seen = evidence_words(data["evidence"]).rstrip(".")
+    run.note(f"stalled ({data['verdict']}): {seen}; ending it; {_where(point)}", "ERROR")
     if run.dump is not None:
         what = f"where its threads stood: {run.dump.path}" if run.dump.path else f"no stacks: {run.dump.problem}"
         run.note(what, "INFO" if run.dump.path else "WARNING")
@@ -115,13 +121,25 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
         if kill.used_kill and attempt.killed is None:
             if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
                 return False
-            run.note(f"killed: {sorted(set(kill.pids))} did not end within the grace", "WARNING")
+            how = (
+                "outlived the trainer" if kill.outlived else f"did not end within the grace ({kill.grace_seconds:g} s)"
+            )
+            run.note(f"killed: {sorted(set(kill.killed))} {how}", "WARNING")
+        lost = max(0, state.step - (point["resume_step"] or 0))
         hint = stop_hint(reason, str(state.served_config(attempt).get("trainer")), again(point))
-        stopped = {"reason": reason, "step": state.step, **({"hint": hint} if hint else {}), **point}
+        gone = "" if "SIGTERM" in kill.signals or ended.signal == "SIGTERM" or ended.exit_code == 143 else _gone(ended)
+        if gone:
+            steps = f"; steps lost since its last checkpoint: {lost}" if lost else ""
+            hint = f"{gone[0].upper()}{gone[1:]}{steps}; {again(point)} to go on."
+        more = {**({"lost_steps": lost} if lost else {}), **({"hint": hint} if hint else {})}
+        stopped = {"reason": reason, "step": state.step, **more, **point}
         if not run.append("run.stopped", stopped, attempt=number):
             return False
         why = "" if reason == "user" else f" ({reason})"
-        run.note(f"stopped{why} at step {state.step}; checkpoint to go on from: {point['resume_checkpoint']}")
+        said = f"stopped{why} at step {state.step}; {_where(point)}"
+        since = " since then" if point["resume_checkpoint"] else ""
+        said += f"; steps lost{since}: {lost}" if lost else ""
+        run.note(said + (f"; {gone}" if gone else ""), "WARNING" if gone else "INFO")
         return True
     failure: dict[str, Any] = {"exit_code": ended.exit_code, "signal": ended.signal, "reason": ending.reason}
     if not run.append("run.failed", {**failure, "hint": ending.hint, "tail": tail, **point}, attempt=number):
@@ -160,6 +178,17 @@ def _facts(run: Run, attempt: Attempt, ended: Exit, point: dict[str, Any]) -> Fa
 def again(point: dict[str, Any]) -> str:
     """What a person does after a failure, in a word or two."""
     return "resume" if point["resume_checkpoint"] else "start again"
+
+
+def _gone(ended: Exit) -> str:
+    """Of a trainer that was to be stopped and had ended before anybody here could: how."""
+    how = "nobody knows how, its parent process is gone too" if ended.exit_code is None else ended.signal
+    return f"the trainer had ended by itself before it could be stopped ({how or f'exit code {ended.exit_code}'})"
+
+
+def _where(point: dict[str, Any]) -> str:
+    saved = point["resume_checkpoint"]
+    return f"checkpoint to go on from: {saved}" if saved else "there is no checkpoint to go on from"
 
 
 def _seconds(run: Run, attempt: Attempt) -> float:

@@ -18,16 +18,21 @@ from fluxcore.runs.processes import (
     Identity,
     ProcessRow,
     descendants,
+    environment_value,
     is_alive,
     process_table,
     processes_with,
+    read_process,
 )
 from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
 from .shim import claim, oom_kills
 
 TABLE_SECONDS = 1.0
-"""How old the process table may be that readings are taken from; several runs share one look. Kills look anew."""
+"""How old the process table may be that tells which processes are a run's; several runs share one look.
+
+What each of these used is read anew, and kills look anew.
+"""
 
 SHIM = Path(__file__).with_name("shim.py")
 
@@ -101,6 +106,15 @@ class Executor(Protocol):
 
     def tree(self, folder: RunFolder, record: Record) -> list[Identity]:
         """Every live process of the run's attempt, whatever session it moved to, without the shim."""
+
+    def is_of_another(self, folder: RunFolder, attempt: int, record: Record) -> bool:
+        """Whether the live trainer was started for another folder that is still there: this one is a copy of that."""
+
+    def output_is_deleted(self, record: Record) -> bool:
+        """Whether the file that the live trainer prints into was deleted: nobody can put its folder back."""
+
+    def forget(self, folder: RunFolder, attempt: int) -> None:
+        """Remember nothing of an attempt: its folder is gone, another run may take its name."""
 
     def activity(self, folder: RunFolder, attempt: int, record: Record) -> Activity | None:
         """CPU, memory and I/O of the attempt's processes; None where nothing can be seen."""
@@ -203,6 +217,32 @@ class LocalExecutor:
         rows = [table[pid] for pid in sorted(pids) if pid in table and not table[pid].zombie]
         return [Identity(row.pid, 0.0, boot, row.start_ticks) for row in rows]
 
+    def is_of_another(self, folder: RunFolder, attempt: int, record: Record) -> bool:
+        for process in (record.trainer, record.shim):
+            if process is not None and is_alive(process):
+                home = environment_value(process.pid, "FLUXGYM_RUN")
+                try:
+                    if not home or not os.path.isdir(home) or os.path.samefile(home, folder.path):
+                        continue
+                except OSError:
+                    continue
+                if Identity.parse(_read(RunFolder(Path(home)).attempt(attempt) / "process.json")) == record.trainer:
+                    return True  # else it was renamed, and another run has its name
+        return False
+
+    def output_is_deleted(self, record: Record) -> bool:
+        for process in (record.trainer, record.shim):
+            if process is not None and is_alive(process):
+                try:
+                    return os.readlink(f"/proc/{process.pid}/fd/1").endswith("/train.log (deleted)")
+                except OSError:
+                    continue
+        return False
+
+    def forget(self, folder: RunFolder, attempt: int) -> None:
+        self._started.pop((folder.path, attempt), None)
+        self._usage.pop((folder.path, attempt), None)
+
     def activity(self, folder: RunFolder, attempt: int, record: Record) -> Activity | None:
         roots = {known.pid for known in (record.shim, record.trainer) if known and is_alive(known)}
         if not roots or record.exit is not None:  # what it used is forgotten with its exit
@@ -215,8 +255,9 @@ class LocalExecutor:
         usage = self._usage.setdefault((folder.path, attempt), _Usage())
         rss = 0
         for pid in pids:
-            row = table.get(pid)
-            if row is not None and not row.zombie:
+            known, row = table.get(pid), read_process(pid)
+            same = known is not None and row is not None and known.start_ticks == row.start_ticks
+            if same and row is not None and not row.zombie:
                 rss += row.rss_bytes
                 usage.add((pid, row.start_ticks), row.cpu_seconds, *_io_bytes(pid))
         return Activity(usage.cpu_seconds, rss, usage.read_bytes, usage.write_bytes, oom_kills(min(roots)))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .loop import Runner
+from .orphans import DELETED
 
 BREATH_SECONDS = 0.5
 """Between two turns at the least while trainers alone write: a thousand steps a second must not turn it as often."""
+ASKED = "everything is to stop (--stop-all)"
+"""Why all runs are stopped where a person asked for it, for their monitor.log."""
 TELL_SECONDS = 5.0
 """How long the first process stays once nothing lives any more, for people to be told: all others end with it."""
 
@@ -32,6 +35,7 @@ def unfinished(runner: Runner) -> list[str]:
         for run in runner.runs.values()
         if run.holds_machine or not run.is_read
     ]
+    found += [f"{orphan.name} ({DELETED})" for orphan in runner.orphans]
     return sorted(found) + ([] if runner.listed else ["what else lies in the folder (it can't be listed)"])
 
 
@@ -62,7 +66,7 @@ def turn_until_done(
             runner.shut_down()
         due = runner.turn(hints)
         if is_asked() and not runner.shutting_down:
-            runner.shut_down()
+            runner.shut_down(ASKED)
             continue
         if runner.shutting_down and runner.is_idle:
             idle_since = begun if idle_since is None else idle_since
