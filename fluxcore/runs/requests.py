@@ -79,7 +79,7 @@ def request_start(outputs: Path, name: str, source: str, *, restart: bool = Fals
     _refuse_live(state)
     if state.attempts and not restart:
         raise RunError(f"{name} has been trained before; resume it, or start it with --restart to begin afresh")
-    _refuse_empty(folder)
+    _refuse_empty(folder, state)
     check_trainer(parse_saved(state.config))
     return _request(folder, state, source, None, reason or ("restart" if restart else "start"))
 
@@ -104,17 +104,19 @@ def request_resume(outputs: Path, name: str, source: str, *, from_state: str | N
             raise RunError(f"{name} has no checkpoint {wanted!r}; it has {', '.join(there) or 'none'}")
         if not chosen.complete:
             raise RunError(f"the checkpoint {wanted!r} is incomplete ({chosen.problem}); choose another one")
+    _refuse_empty(folder, state)
     if chosen.step is not None and state.total_steps and chosen.step >= planned_steps(folder, state):
         raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise its epochs or steps")
-    _refuse_empty(folder)
     check_trainer(parse_saved(state.config))
     return _request(folder, state, source, wanted, reason or "resume")
 
 
 def planned_steps(folder: RunFolder, state: RunState) -> int:
     """How many optimizer steps the run's present config means for its present pictures."""
+    from fluxcore.dataset.layout import lay_out
+
     config = parse_saved(state.config)
-    return config.total_steps(len(list_pictures(folder.dataset)))
+    return config.max_train_steps or lay_out(config, folder.dataset).total_steps
 
 
 def request_stop(outputs: Path, name: str, source: str, reason: str = "user") -> Event:
@@ -181,6 +183,7 @@ def _refuse_live(state: RunState) -> None:
         raise RunError(f"{state.name} is already {state.state}; stop it first")
 
 
-def _refuse_empty(folder: RunFolder) -> None:
-    if not list_pictures(folder.dataset):
+def _refuse_empty(folder: RunFolder, state: RunState) -> None:
+    # Pictures that a dataset_config names are the trainer's to find.
+    if not list_pictures(folder.dataset) and not state.config.get("dataset_config"):
         raise RunError(f"{folder.name} has no pictures; put some into {folder.dataset}")
