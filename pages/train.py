@@ -10,6 +10,7 @@ import streamlit as st
 from fluxcore.config import RunConfig, from_export
 from fluxcore.config.names import slugify
 from fluxcore.dataset import list_pictures
+from fluxcore.dataset.layout import lay_out
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs, free_run_name
 from fluxcore.runs.requests import check_new_name
@@ -197,17 +198,23 @@ with middle, st.container(border=True):
 with right, st.container(border=True):
     st.subheader("3 · Start", anchor=False)
     if config:
-        steps = config.total_steps(len(pictures)) if pictures or config.max_train_steps else 0
+        try:
+            layout = lay_out(config, draft.folder.dataset) if pictures or config.dataset_config else None
+        except UserError as error:
+            layout = None
+            errors["dataset_config" if config.dataset_config else "validation_split"] = str(error)
+        steps = layout.total_steps if layout else config.max_train_steps
         st.html(f"<div class=fg-steps>{steps:,} steps</div>")
         if config.max_train_steps:
             st.caption("as set under “Steps (instead of epochs)”")
+        elif layout and any((config.enable_bucket, config.dataset_config, layout.held_out, config.more_resolutions)):
+            st.caption(
+                f"{words.plural(layout.steps_per_epoch, 'step')} an epoch, in "
+                f"{words.plural(len(layout.batch_sizes), 'size')} × {words.plural(config.max_train_epochs, 'epoch')}"
+            )
         else:
             batch = f" ÷ {config.train_batch_size} a step" if config.train_batch_size > 1 else ""
-            each = (
-                f" = {words.plural(config.steps_per_epoch(len(pictures)), 'step')} an epoch"
-                if batch and pictures
-                else ""
-            )
+            each = f" = {words.plural(layout.steps_per_epoch, 'step')} an epoch" if batch and layout else ""
             st.caption(
                 f"{words.plural(len(pictures), 'picture')} × {words.plural(config.num_repeats, 'repeat')}{batch}{each} "
                 f"× {words.plural(config.max_train_epochs, 'epoch')}"
@@ -219,7 +226,7 @@ with right, st.container(border=True):
     missing = []
     if not slug:
         missing.append("Give it a name.")
-    if not pictures:
+    if not pictures and not (config and config.dataset_config):
         missing.append("Add pictures.")
     elif not str(draft.values["concept_sentence"]).strip() and any(picture.caption is None for picture in pictures):
         missing.append("Give a trigger word, or caption every picture.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fluxcore.config import parse_saved
 from fluxcore.dataset import list_pictures
 from fluxcore.errors import UserError
-from fluxcore.models.lora_size import lora_size
+from fluxcore.models.lora_size import caption_values, lora_size
 from fluxcore.models.registry import find_model
 from fluxcore.runs import list_checkpoints
 from fluxcore.runs.disk import (
@@ -104,7 +104,8 @@ def needs(run: Run, config: dict[str, Any], from_step: int = 0) -> DiskNeeds:
     """What a training of `config` will write, as far as it can be told; the trainer itself says what is wrong in it."""
     try:
         parsed = parse_saved(config)
-        size = lora_size(find_model(parsed.base_model), parsed.trainer)
+        model = find_model(parsed.base_model)
+        size = lora_size(model, parsed.trainer)
         pictures = len(list_pictures(run.folder.dataset))
         found = list_checkpoints(run.folder) if from_step else []
     except (UserError, OSError):
@@ -116,7 +117,15 @@ def needs(run: Run, config: dict[str, Any], from_step: int = 0) -> DiskNeeds:
     ]
     by_epoch = sum(1 for kind in kinds if kind and kind[1] is not None)
     by_step = sum(1 for kind in kinds if kind and kind[2] is not None)
-    return estimate_disk(parsed, pictures, size, from_step=from_step, epoch_states=by_epoch, step_states=by_step)
+    return estimate_disk(
+        parsed,
+        pictures,
+        size,
+        from_step=from_step,
+        epoch_states=by_epoch,
+        step_states=by_step,
+        caption_values=caption_values(model),
+    )
 
 
 def next_save(run: Run) -> int:

@@ -25,13 +25,46 @@ LABELS = {
     "network_dim": "LoRA rank",
     "network_alpha": "LoRA alpha",
     "network_dropout": "LoRA dropout",
+    "network_algo": "Kind of network",
+    "use_rslora": "rsLoRA",
+    "use_dora": "DoRA",
+    "lokr_factor": "LoKr factor",
+    "train_blocks": "Blocks",
+    "train_double_block_indices": "Double blocks by number",
+    "train_single_block_indices": "Single blocks by number",
+    "train_layers": "Layers of a block",
+    "ema_decay": "EMA decay",
+    "validate_every_n_steps": "Measure held-out loss every N steps",
     "network_weights": "Continue from a LoRA file",
     "train_batch_size": "Batch size",
     "lr_scheduler": "Learning rate schedule",
     "lr_warmup_steps": "Warm-up steps",
     "max_grad_norm": "Gradient clipping",
     "optimizer_type": "Optimizer",
+    "optimizer_args": "Arguments of the optimizer",
+    "lr_scheduler_num_cycles": "Restarts of the schedule",
+    "lr_scheduler_power": "Power of the polynomial schedule",
+    "weighting_scheme": "Weighting of noise levels",
+    "loss_type": "Loss",
+    "huber_c": "Huber threshold",
+    "logit_mean": "Middle of logit_normal",
+    "logit_std": "Spread of logit_normal",
+    "mode_scale": "Strength of mode",
     "caption_dropout_rate": "Caption dropout",
+    "extra_resolutions": "Further resolutions",
+    "enable_bucket": "Keep aspect ratios (buckets)",
+    "min_bucket_reso": "Shortest side of a bucket",
+    "max_bucket_reso": "Longest side of a bucket",
+    "bucket_reso_steps": "Bucket sides are multiples of",
+    "bucket_no_upscale": "Never enlarge pictures",
+    "flip_aug": "Mirror pictures at random",
+    "shuffle_caption": "Shuffle tags",
+    "keep_tokens": "Tags kept in front",
+    "shuffle_caption_forms": "Orders of tags per caption",
+    "prior_loss_weight": "Weight of regularisation pictures",
+    "dataset_config": "Dataset file of sd-scripts (TOML)",
+    "validation_split": "Share of pictures held out",
+    "gradient_accumulation_steps": "Batches per step (accumulation)",
     "discrete_flow_shift": "Timestep shift",
     "sample_prompts": "Sample prompts, one a line",
     "sample_at_first": "Draw samples before the first step too",
@@ -74,6 +107,7 @@ HELP = {"base_model": " flux-mini comes with FluxGym: it draws 64-pixel emoji an
 PLACEHOLDERS = {
     "lora_name": "my-cat",
     "concept_sentence": "a rare word, such as p3rs0n",
+    "dataset_config": '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "cats"\nnum_repeats = 10',
     "sample_prompts": "p3rs0n on a beach --w 512 --h 512 --s 20 --g 3.5 --d 42",
 }
 
@@ -125,8 +159,8 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
             st.caption(f":orange[:material/warning: {problem}]")
     elif name == "vram":
         st.segmented_control(options=list(VRAM_PRESETS), required=True, width="stretch", **common)
-    elif name == "sample_prompts":
-        st.text_area(height=120, placeholder=PLACEHOLDERS[name], **common)
+    elif name in ("sample_prompts", "dataset_config"):
+        st.text_area(height=120, placeholder=PLACEHOLDERS.get(name, ""), **common)
     elif name == "alerts":  # chosen, never typed: a draft keeps every letter, and an address holds a secret
         st.selectbox(options=_alert_choices(draft), **common)
     elif get_origin(info.annotation) is Literal:

@@ -61,6 +61,13 @@ def test_later_layers_win_over_presets_and_the_models_own_settings() -> None:
         ("lora_name", "my cat", "'my cat' can't be its name: .*; my-cat would do"),
         ("max_grad_norm", float("inf"), "finite"),
         ("made_up", 1, "is not a setting"),
+        ("extra_resolutions", "500", "multiples of 16"),
+        ("optimizer_args", "weight_decay 0.1", "name=value pairs"),
+        ("optimizer_args", "betas=__import__('os')", "name=value pairs"),
+        ("optimizer_args", "lr=1", "name=value pairs"),
+        ("train_double_block_indices", "1,b", "block numbers"),
+        ("train_single_block_indices", "3-", "block numbers"),
+        ("train_layers", "attn,cross", "some of attn, mlp and mod"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_at_its_field(field: str, value: object, words: str) -> None:
@@ -110,15 +117,18 @@ def test_what_was_typed_becomes_the_nearest_name() -> None:
 
 def test_every_number_and_text_has_a_limit_and_all_of_them_fit_into_one_line_of_the_log() -> None:
     worst: dict[str, object] = {}
+    formed = ("optimizer_args", "train_double_block_indices", "train_single_block_indices", "train_layers")
+    checked = ("lora_name", "vram", "learning_rate", "alerts", "gpu_ids", "extra_resolutions")
     for name, field in RunConfig.model_fields.items():
         if field.annotation is int:
             limit = next(item.le for item in field.metadata if hasattr(item, "le"))
             assert limit < 2**63, name
             with pytest.raises(ConfigError, match="must be at most"):
                 parse_config({name: 10**23})
-        elif field.annotation is str and name not in ("lora_name", "vram", "learning_rate", "alerts", "gpu_ids"):
+        elif field.annotation is str and name not in checked:
             longest = next(item.max_length for item in field.metadata if hasattr(item, "max_length"))
-            worst[name] = "\x01" * longest  # six bytes each in JSON
+            if name not in formed:
+                worst[name] = "\x01" * longest  # six bytes each in JSON
             with pytest.raises(ConfigError, match=f"{name} must be at most .* characters"):
                 parse_config({name: "x" * (longest + 1)})
     config = parse_config({**worst, "lora_name": "x" * 64})
@@ -172,3 +182,15 @@ def test_paths_count_from_the_callers_folder(tmp_path: Path, monkeypatch: pytest
     ):
         assert absolute_paths({"base_model": given}) == {"base_model": str(wanted)}
     assert absolute_paths({"network_weights": 3, "seed": 1}) == {"network_weights": 3, "seed": 1}
+
+
+def test_the_page_of_settings_is_the_schemas_and_every_setting_says_when_to_change_it() -> None:
+    from fluxcore.config.advice import ADVICE
+    from fluxcore.config.page import markdown
+    from studio.form import LABELS, label
+
+    assert set(ADVICE) == set(RunConfig.model_fields)
+    assert all(when for _, when in ADVICE.values())
+    page = Path(__file__).resolve().parents[1] / "docs" / "training.md"
+    assert page.read_text(encoding="utf-8") == markdown(), "python -m fluxcore.config.page > docs/training.md"
+    assert all(label(name) for name in RunConfig.model_fields) and set(LABELS) <= set(RunConfig.model_fields)

@@ -76,8 +76,20 @@ CONFIGS = st.fixed_dictionaries(
         "train_batch_size": st.integers(1, 256),
         "num_repeats": st.integers(1, 1000),
         "learning_rate": st.sampled_from(["8e-4", "1", "0.00001", "1E-5"]),
-        "optimizer_type": st.sampled_from(["adamw", "adafactor"]),
-        "lr_scheduler": st.sampled_from(["constant", "constant_with_warmup", "linear", "cosine"]),
+        "optimizer_type": st.sampled_from(["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "adamwschedulefree"]),
+        "optimizer_args": st.sampled_from(["", "weight_decay=0.1 betas=0.9,0.99"]),
+        "lr_scheduler": st.sampled_from(
+            ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+        ),
+        "lr_scheduler_num_cycles": st.integers(1, 10),
+        "lr_scheduler_power": numbers(0.1, 10),
+        "gradient_accumulation_steps": st.integers(1, 64),
+        "loss_type": st.sampled_from(["l2", "huber", "smooth_l1"]),
+        "huber_c": numbers(0.01, 10),
+        "weighting_scheme": st.sampled_from(["none", "sigma_sqrt", "cosmap"]),
+        "shuffle_caption": st.booleans(),
+        "train_blocks": st.sampled_from(["all", "double", "single"]),
+        "train_double_block_indices": st.sampled_from(["all", "none", "0,3-7"]),
         "lr_warmup_steps": st.integers(0, 1_000_000),
         "max_grad_norm": numbers(0, 1e6),
         "mixed_precision": st.sampled_from(["no", "bf16", "fp16"]),
@@ -90,7 +102,7 @@ CONFIGS = st.fixed_dictionaries(
         "network_dropout": numbers(0, 0.99),
         "network_weights": st.sampled_from(["", "/loras/cat.safetensors"]),
         "guidance_scale": numbers(0, 100),
-        "timestep_sampling": st.sampled_from(["shift", "flux_shift", "sigmoid"]),
+        "timestep_sampling": st.sampled_from(["shift", "flux_shift", "sigmoid", "uniform"]),
         "sigmoid_scale": numbers(1e-6, 10),
         "sample_every_n_steps": st.integers(0, 100),
         "sample_at_first": st.booleans(),
@@ -114,7 +126,7 @@ def test_every_flag_is_a_real_one_and_takes_such_a_value(values: dict[str, Any],
     # What sd-scripts themselves refuse, or break off with, must not come out of any config.
     assert not (given.fp8_base and given.mixed_precision == "no")
     assert not (given.persistent_data_loader_workers and not given.max_data_loader_n_workers)
-    assert not (given.caption_dropout_rate and given.cache_text_encoder_outputs)
+    assert not ((given.caption_dropout_rate or config.shuffle_caption) and given.cache_text_encoder_outputs)
     assert not (given.lr_warmup_steps and given.lr_scheduler in (None, "constant"))
     assert given.save_every_n_epochs != 0 and given.save_every_n_steps != 0
     assert (given.resume is None) == (first == 0) == (given.initial_step is None)

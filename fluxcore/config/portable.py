@@ -12,7 +12,7 @@ from fluxcore.models.registry import list_models
 
 from .schema import RunConfig
 
-PATHS = ("network_weights", *PARTS, "tokenizer_cache_dir")
+PATHS = ("network_weights", "dataset_config", *PARTS, "tokenizer_cache_dir")
 
 
 def to_export(config: RunConfig, status: str, timestamp: float | None = None) -> dict[str, Any]:
@@ -37,13 +37,18 @@ def absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     model = resolved.get("base_model")
     for name in PATHS:
         path = resolved.get(name)
-        if isinstance(path, str) and path:
+        if isinstance(path, str) and path and not (name == "dataset_config" and is_toml(path)):
             resolved[name] = _absolute(path)
     if isinstance(model, str) and model not in [known.name for known in list_models()]:
         folder = _absolute(model)
         if model.startswith((".", "~")) or os.path.isdir(folder):
             resolved["base_model"] = folder
     return resolved
+
+
+def is_toml(dataset_config: str) -> bool:
+    """Whether a `dataset_config` is the text itself, not the path of a file."""
+    return "\n" in dataset_config or "[" in dataset_config
 
 
 def _absolute(path: str) -> str:

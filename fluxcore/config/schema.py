@@ -6,6 +6,7 @@ Names and types are the seed's and sd-scripts' where they have one. 0 in any `â€
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fluxcore.errors import UserError
 from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
+from .arguments import parse_blocks, parse_optimizer_args
 from .gpu_ids import parse_gpu_ids
 from .migrate import SCHEMA
 from .names import NAME_RULE, is_valid_name, slugify
@@ -85,23 +87,94 @@ class RunConfig(BaseModel):
         512, "dataset", "Training size in pixels: pictures are scaled and cut to a square of it.", advanced=False,
         ge=16, le=2048, multiple_of=16,
     )  # fmt: skip
+    extra_resolutions: str = _option(
+        "",
+        "dataset",
+        "Further training sizes in pixels with commas between them, such as 384,768: each picture is trained at every "
+        "one of them.",
+        max_length=100,
+    )
+    enable_bucket: bool = _option(
+        False, "dataset", "Train pictures in their own aspect ratio (aspect-ratio buckets) instead of cut to a square."
+    )
+    min_bucket_reso: int = _option(
+        256, "dataset", "Shortest side of a bucket in pixels; half the resolution where that is below 256.",
+        ge=16, le=4096, multiple_of=16,
+    )  # fmt: skip
+    max_bucket_reso: int = _option(
+        1024, "dataset", "Longest side of a bucket in pixels; never below the resolution.",
+        ge=16, le=4096, multiple_of=16,
+    )  # fmt: skip
+    bucket_reso_steps: int = _option(
+        64, "dataset", "Sides of buckets are multiples of this many pixels; of 16 where the resolution is below 256.",
+        ge=16, le=256, multiple_of=16,
+    )  # fmt: skip
+    bucket_no_upscale: bool = _option(
+        True, "dataset", "Pictures smaller than their bucket are trained in a smaller one instead of enlarged."
+    )
+    flip_aug: bool = _option(
+        False, "dataset", "Half of the time train the mirrored picture; not for faces, writing or anything with a side."
+    )
+    shuffle_caption: bool = _option(
+        False, "dataset", "Train captions with their tags (the parts between commas) in changing order."
+    )
+    keep_tokens: int = _option(
+        1, "dataset", "So many first tags stay in place where captions are shuffled.", ge=0, le=255
+    )
+    shuffle_caption_forms: int = _option(
+        8, "dataset", "Orders of tags that each shuffled caption has; each one is encoded and cached.", ge=2, le=64
+    )
     caption_dropout_rate: float = _option(
         0.0, "dataset", "Share of pictures trained without their caption, 0 to 1.", ge=0, le=1
     )
+    prior_loss_weight: float = _option(
+        1.0, "dataset", "Weight of the loss on regularisation pictures (is_reg in dataset_config), 1 = as the others.",
+        ge=0, le=100,
+    )  # fmt: skip
+    dataset_config: str = _option(
+        "", "dataset", "sd-scripts' dataset file (TOML), its path or its text: several folders with their own settings "
+        "instead of the run's one. Folders count from the file, in a text from the run's dataset folder.",
+        max_length=MOST_MODEL_PATH,
+    )  # fmt: skip
+    validation_split: float = _option(
+        0.0, "dataset", "Share of pictures held out to measure the loss on, 0 to 0.5; 0 = none.", ge=0, le=0.5
+    )
+    validate_every_n_steps: int = _option(
+        50, "dataset", "Measure the loss on held-out pictures every N steps; at each save it is measured anyway.",
+        ge=0, le=MOST_STEPS,
+    )  # fmt: skip
 
     max_train_epochs: int = _option(
         16, "training", "How often to go through all pictures.", advanced=False, ge=1, le=10_000
     )
     max_train_steps: int = _option(0, "training", "Optimizer steps; above 0 it wins over epochs.", ge=0, le=MOST_STEPS)
     train_batch_size: int = _option(1, "training", "Pictures per optimizer step.", ge=1, le=256)
+    gradient_accumulation_steps: int = _option(
+        1, "training", "Batches per optimizer step: as a larger batch in the memory of one.", ge=1, le=1024
+    )
     learning_rate: str = _option("8e-4", "training", "Size of a step, as in 8e-4.", advanced=False)
-    optimizer_type: Literal["adamw", "adafactor"] = _option(
-        "adamw", "training", "The optimizer: adamw, or adafactor (a little less memory)."
+    optimizer_type: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "adamwschedulefree"] = _option(
+        "adamw",
+        "training",
+        "The optimizer: adamw; adamw8bit and adafactor (less memory); lion (a rate a third to a tenth of adamw's); "
+        "prodigy (finds the rate itself: learning_rate 1); adamwschedulefree (needs no schedule: lr_scheduler "
+        "constant).",
     )
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = _option(
-        "constant", "training", "How the learning rate runs over the training."
+    optimizer_args: str = _option(
+        "", "training", "Further arguments of the optimizer, such as weight_decay=0.1 betas=0.9,0.99.", max_length=200
     )
-    lr_warmup_steps: int = _option(0, "training", "Steps in which the learning rate rises from 0.", ge=0, le=1_000_000)
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = _option("constant", "training", "How the learning rate runs over the training.")
+    lr_warmup_steps: int = _option(
+        0, "training", "Steps in which the learning rate rises from 0; not with constant.", ge=0, le=1_000_000
+    )
+    lr_scheduler_num_cycles: int = _option(
+        1, "training", "How often cosine_with_restarts starts from the full learning rate.", ge=1, le=1000
+    )
+    lr_scheduler_power: float = _option(
+        1.0, "training", "Exponent by which polynomial falls; 1 = a straight line.", gt=0, le=10
+    )
     max_grad_norm: float = _option(1.0, "training", "Gradients are clipped to this norm; 0 = not.", ge=0)
     mixed_precision: Literal["no", "bf16", "fp16"] = _option(
         "bf16", "training", "Precision of the base model; the LoRA itself is always trained in 32 bit."
@@ -125,6 +198,39 @@ class RunConfig(BaseModel):
     network_dim: int = _option(4, "network", "Rank of the LoRA: more can hold more.", advanced=False, ge=1, le=1024)
     network_alpha: float = _option(1.0, "network", "The LoRA's output is scaled by alpha / rank.", gt=0, le=4096)
     network_dropout: float = _option(0.0, "network", "Dropout inside the LoRA, 0 to 1.", ge=0, lt=1)
+    network_algo: Literal["lora", "lokr", "loha"] = _option(
+        "lora", "network", "What is trained: a lora, or LyCORIS' lokr or loha (files that ComfyUI reads)."
+    )
+    use_rslora: bool = _option(
+        False, "network", "Scale by alpha / âˆšrank instead of alpha / rank (rsLoRA): for ranks of 32 and more."
+    )
+    use_dora: bool = _option(
+        False, "network", "Train the weights' magnitudes as well (DoRA): nearer to full training, about a third slower."
+    )
+    lokr_factor: int = _option(
+        -1, "network", "For lokr: size of the smaller matrix; -1 = as near to the other as can be.", ge=-1, le=64
+    )
+    train_blocks: Literal["all", "double", "single"] = _option(
+        "all", "network", "Which of FLUX's blocks are trained: all, double or single."
+    )
+    train_double_block_indices: str = _option(
+        "all", "network", "Numbers of the double blocks that are trained: all, none, or such as 0,3-7.", max_length=100
+    )
+    train_single_block_indices: str = _option(
+        "all",
+        "network",
+        "Numbers of the single blocks that are trained: all, none, or such as 7,20-37.",
+        max_length=100,
+    )  # fmt: skip
+    train_layers: str = _option(
+        "all", "network", "Which layers of a block are trained: all, or some of attn, mlp and mod (its modulation).",
+        max_length=20,
+    )  # fmt: skip
+    ema_decay: float = _option(
+        0.0, "network", "Save and draw a moving average of the weights: the share that stays at a step, such as 0.99; "
+        "0 = none.",
+        ge=0, lt=1,
+    )  # fmt: skip
     network_weights: str = _option(
         "", "network", "A LoRA file to continue from; empty = start afresh.", max_length=MOST_PATH
     )
@@ -132,11 +238,32 @@ class RunConfig(BaseModel):
     guidance_scale: float = _option(
         1.0, "flow", "Guidance value given to a guidance-distilled base while it trains.", ge=0, le=100
     )
-    timestep_sampling: Literal["shift", "flux_shift", "sigmoid"] = _option(
-        "shift", "flow", "How noise levels are drawn: shift, flux_shift (by resolution) or sigmoid."
+    timestep_sampling: Literal["shift", "flux_shift", "sigmoid", "uniform", "logit_normal", "mode"] = _option(
+        "shift",
+        "flow",
+        "How noise levels are drawn: shift, flux_shift (by resolution), sigmoid, uniform, logit_normal or mode.",
     )
     discrete_flow_shift: float = _option(3.1582, "flow", "The shift, where timestep_sampling is shift.", gt=0, le=100)
-    sigmoid_scale: float = _option(1.0, "flow", "Spread of the noise levels before the sigmoid.", gt=0, le=10)
+    sigmoid_scale: float = _option(
+        1.0, "flow", "Spread of the noise levels before the sigmoid, for shift, flux_shift and sigmoid.", gt=0, le=10
+    )
+    logit_mean: float = _option(
+        0.0, "flow", "Middle of logit_normal; below 0 trains fine detail more, above 0 layout.", ge=-10, le=10
+    )
+    logit_std: float = _option(1.0, "flow", "Spread of logit_normal.", gt=0, le=10)
+    mode_scale: float = _option(
+        1.29, "flow", "How much more often mode draws middle noise levels; 0 = uniform.", ge=0, le=1.75
+    )
+    weighting_scheme: Literal["none", "sigma_sqrt", "cosmap"] = _option(
+        "none", "flow", "How much each noise level's loss counts: none (all the same), sigma_sqrt (low ones far more) "
+        "or cosmap (middle ones more).",
+    )  # fmt: skip
+    loss_type: Literal["l2", "huber", "smooth_l1"] = _option(
+        "l2", "flow", "The loss: l2, or huber and smooth_l1, which heed outliers less."
+    )
+    huber_c: float = _option(
+        0.1, "flow", "Error from which huber and smooth_l1 grow linearly instead of quadratically.", gt=0, le=100
+    )
 
     sample_prompts: str = _option(
         "", "samples", "One prompt a line; --w --h --d --s --l --g --n set width, height, seed, steps, scale, guidance "
@@ -241,6 +368,40 @@ class RunConfig(BaseModel):
             raise ValueError("alerts takes all, off, or names of alert targets such as phone, mail; never an address")
         return ", ".join(dict.fromkeys(names))
 
+    @field_validator("extra_resolutions", mode="before")
+    @classmethod
+    def _resolutions_are_sizes(cls, value: Any) -> str:
+        names = [name.strip() for name in str(value).split(",") if name.strip()]
+        if not all(name.isdecimal() and 16 <= int(name[:9]) <= 2048 and int(name[:9]) % 16 == 0 for name in names):
+            raise ValueError("must be multiples of 16 from 16 to 2048 with commas between them, such as 384,768")
+        return ",".join(names)
+
+    @field_validator("train_double_block_indices", "train_single_block_indices")
+    @classmethod
+    def _blocks_are_numbers(cls, value: str) -> str:
+        parse_blocks(value)
+        return value
+
+    @field_validator("train_layers")
+    @classmethod
+    def _layers_are_kinds(cls, value: str) -> str:
+        kinds = list(dict.fromkeys(kind.strip() for kind in value.lower().split(",") if kind.strip()))
+        if kinds != ["all"] and (not kinds or set(kinds) - {"attn", "mlp", "mod"}):
+            raise ValueError("must be all, or some of attn, mlp and mod with commas between them")
+        return ",".join(kinds)
+
+    @model_validator(mode="after")
+    def _dora_is_a_lora(self) -> RunConfig:
+        if self.network_algo != "lora" and (self.use_dora or self.use_rslora):
+            raise ValueError(f"use_dora and use_rslora go with network_algo lora, not with {self.network_algo}")
+        return self
+
+    @field_validator("optimizer_args")
+    @classmethod
+    def _optimizer_args_are_pairs(cls, value: str) -> str:
+        parse_optimizer_args(value)
+        return value
+
     @field_validator("gpu_ids", mode="before")
     @classmethod
     def _gpu_ids_are_gpus(cls, value: Any) -> str:
@@ -265,9 +426,18 @@ class RunConfig(BaseModel):
         """`learning_rate` as a number."""
         return float(self.learning_rate)
 
+    @property
+    def more_resolutions(self) -> list[int]:
+        """`extra_resolutions` as numbers."""
+        return [int(size) for size in self.extra_resolutions.split(",") if size]
+
     def steps_per_epoch(self, pictures: int) -> int:
-        """Optimizer steps in one epoch over `pictures` pictures (the last batch may be smaller)."""
-        return max(1, math.ceil(pictures * self.num_repeats / self.train_batch_size))
+        """Optimizer steps in one epoch over `pictures` pictures of one size (the last step may be smaller).
+
+        What the present pictures give, with buckets and subsets, is `fluxcore.dataset.layout`'s to say.
+        """
+        batches = math.ceil(pictures * self.num_repeats / self.train_batch_size)
+        return max(1, math.ceil(batches / self.gradient_accumulation_steps))
 
     def total_steps(self, pictures: int) -> int:
         """Optimizer steps of the whole run."""
@@ -282,7 +452,7 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
         fields = {}
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else "config"
-            fields[name] = _sentence(name, problem)
+            fields[name] = sentence(name, problem)
         raise ConfigError("; ".join(fields.values()), fields) from None
 
 
@@ -296,10 +466,11 @@ def saved_config(config: RunConfig) -> dict[str, Any]:
     return {"config": config.model_dump(), "schema": SCHEMA}
 
 
-def _sentence(name: str, problem: Any) -> str:
+def sentence(name: str, problem: Any, known: Iterable[str] = ()) -> str:
+    """What is wrong with the field `name`, from pydantic's `problem`; `known`: the names there are."""
     kind, context, given = problem["type"], problem.get("ctx", {}), problem.get("input")
     if kind == "extra_forbidden":
-        alike = get_close_matches(name, RunConfig.model_fields, 1)
+        alike = get_close_matches(name, known or RunConfig.model_fields, 1)
         return f"{name} is not a setting" + (f"; did you mean {alike[0]}?" if alike else "")
     what = {
         "greater_than_equal": lambda: f"must be at least {context['ge']}",

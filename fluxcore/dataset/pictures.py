@@ -42,20 +42,24 @@ class DatasetReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def list_pictures(folder: Path) -> list[Picture]:
-    """The pictures of a folder by name, with the captions of their `.txt` files; nothing is decoded."""
+def list_pictures(folder: Path, caption_extension: str = ".txt") -> list[Picture]:
+    """The pictures of a folder by name, with the captions of the files beside them; nothing is decoded."""
     try:
         entries = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
     paths = [folder / name for name in entries if not name.startswith(".")]
-    return [Picture(path, read_caption(path)) for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    return [
+        Picture(path, read_caption(path, caption_extension))
+        for path in paths
+        if path.suffix.lower() in EXTENSIONS and path.is_file()
+    ]
 
 
-def read_caption(image: Path) -> str | None:
+def read_caption(image: Path, extension: str = ".txt") -> str | None:
     """The caption beside `image`, its white space folded; None where there is no file or nothing in it."""
     try:
-        text = image.with_suffix(".txt").read_text(encoding="utf-8", errors="replace")
+        text = image.with_suffix(extension).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     return " ".join(text.split()) or None

@@ -226,6 +226,40 @@ TYPES: tuple[EventType, ...] = (
         ),
     ),
     EventType(
+        "validation.measured",
+        "trainer",
+        "the loss on held-out pictures with noise that never changes, of the weights that a save would write",
+        (
+            Field("step", "finished steps", 240, "optimizer steps"),
+            Field("epoch", "from 1; 0 before the first step", 2),
+            Field("loss", 'mean over pictures and noise levels; "nan", "inf" where it is no number', 0.4127),
+            Field("pictures", "how many are held out", 4),
+            Field("best", "whether it is the lowest so far", True),
+            Field("best_loss", "the lowest so far", 0.4127, maybe=True),
+            Field("best_step", "its step, that of the best checkpoint", 240, "optimizer steps", maybe=True),
+        ),
+    ),
+    EventType(
+        "dataset.changed",
+        "trainer",
+        "pictures, captions or dataset settings are not those of the checkpoint that is resumed; it goes on with them",
+        (
+            Field("step", "the checkpoint's step", 120, "optimizer steps"),
+            Field("checkpoint", "the state folder", _STATE),
+            Field("pictures", "how many are trained now", 12),
+        ),
+    ),
+    EventType(
+        "memory.short",
+        "trainer",
+        "the GPU's memory was full in a step; it is tried once more in smaller parts, and all later ones as well",
+        (
+            Field("step", "the step that did not fit", 12, "optimizer steps"),
+            Field("batch", "pictures at a time from now on", 2),
+            Field("gradient_checkpointing", "whether it is on from now on", True),
+        ),
+    ),
+    EventType(
         "sample.saved",
         "trainer",
         "a sample picture is whole on the disk",
@@ -249,6 +283,12 @@ TYPES: tuple[EventType, ...] = (
             Field("kind", "`state` (to resume from) or `weights` (the LoRA)", "weights"),
             Field("bytes", "its size", 19_300_000, "bytes"),
             Field("sha256", "of weights", "9f86d081…", optional=True),
+            Field(
+                "validation_loss",
+                "of weights, where pictures are held out: the best has the lowest",
+                0.41,
+                optional=True,
+            ),
         ),
         durable=True,
     ),

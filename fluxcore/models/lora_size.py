@@ -74,3 +74,17 @@ def _from_config(file: Path) -> LoraSize | None:
         return flux_lora_size(int(values["num_layers"]), int(values["num_single_layers"]), width)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+T5_WIDTH = 4096
+
+
+def caption_values(model: BaseModel) -> int:
+    """How many values an encoded caption of a base model has: its T5 tokens times their width."""
+    width = T5_WIDTH
+    if model.path is not None:
+        try:
+            width = int(json.loads((model.path / "text_encoder_2" / "config.json").read_text())["d_model"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+    return model.tokens * width

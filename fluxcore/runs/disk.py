@@ -27,7 +27,9 @@ REACTION_SECONDS = 15.0
 """From one look at the disk to a trainer that has begun to save."""
 WARN_SECONDS = 600.0
 
-_ADAM_BYTES, _ADAM_8BIT_BYTES, _FLOAT_BYTES = 8, 2, 4
+_FLOAT_BYTES = 4
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "lion": 4, "prodigy": 16, "adamwschedulefree": 8}
+"""A trained value's; sd-scripts' adamw is adamw8bit, as in FluxGym's presets."""
 _BYTES_A_LAYER = 2048
 """Names, headers, generators: beside the values themselves."""
 _BYTES_A_STEP = 500
@@ -61,12 +63,14 @@ def estimate_disk(
     from_step: int = 0,
     epoch_states: int = 0,
     step_states: int = 0,
+    caption_values: int | None = None,
 ) -> DiskNeeds:
     """What a training of `config` on so many pictures will write from `from_step` on. `size`: of its base model.
 
     Of states only as many count as retention keeps at a time, plus the one that is written before an old one goes;
-    those that are there already (`epoch_states`, `step_states`) make room for new ones. FluxGym's own trainer keeps
-    latents and text embeddings in memory, sd-scripts on the disk.
+    those that are there already (`epoch_states`, `step_states`) make room for new ones. `caption_values`: what an
+    encoded caption holds (None: what is encoded is not counted); sd-scripts keep 32-bit floats of it, FluxGym's own
+    trainer what the base is in.
     """
     theirs = config.trainer == "sd-scripts"
     total, each_epoch = config.total_steps(pictures), config.steps_per_epoch(pictures)
@@ -75,6 +79,8 @@ def estimate_disk(
     other = _samples(config, total, from_step) + max(0, total - from_step) * _BYTES_A_STEP
     if theirs:
         other += _encoded(config, pictures)
+    elif caption_values is not None:
+        other += _cached(config, pictures, caption_values)
     if size is None:
         return DiskNeeds()
     rank = config.network_dim
@@ -82,8 +88,10 @@ def estimate_disk(
     if config.optimizer_type == "adafactor":  # one row and one column of moments for each matrix
         optimizer = _FLOAT_BYTES * (size.trained + 2 * rank * size.layers)
     else:
-        optimizer = (_ADAM_8BIT_BYTES if theirs else _ADAM_BYTES) * size.trained * rank
-    state = _FLOAT_BYTES * size.trained * rank + optimizer + size.layers * _BYTES_A_LAYER
+        kind = "adamw8bit" if theirs and config.optimizer_type == "adamw" else config.optimizer_type
+        optimizer = _OPTIMIZER_BYTES[kind] * size.trained * rank
+    copies = 2 if config.ema_decay else 1
+    state = copies * _FLOAT_BYTES * size.trained * rank + optimizer + size.layers * _BYTES_A_LAYER
     if not config.enable_checkpointing:
         return DiskNeeds(0, weights, (epochs + steps + 1) * weights + other)
     keep_steps = 0
@@ -117,6 +125,14 @@ def _encoded(config: RunConfig, pictures: int) -> int:
     """What sd-scripts keep of pictures and captions (where none are dropped) until the end; for schnell it is less."""
     latents = _LATENT_CHANNELS * (config.resolution // 8) ** 2
     return pictures * _FLOAT_BYTES * (latents + (0 if config.caption_dropout_rate else _T5_VALUES))
+
+
+def _cached(config: RunConfig, pictures: int, caption_values: int) -> int:
+    """What FluxGym's own trainer keeps of pictures and captions, in every size and form that they are trained in."""
+    areas = sum((size // 8) ** 2 for size in {config.resolution, *config.more_resolutions})
+    latents = _LATENT_CHANNELS * areas * _FLOAT_BYTES * (2 if config.flip_aug else 1)
+    forms = config.shuffle_caption_forms if config.shuffle_caption else 1
+    return pictures * (latents + forms * caption_values * (4 if config.mixed_precision == "no" else 2))
 
 
 def start_problem(name: str, needs: DiskNeeds, free: int) -> tuple[bool, str]:

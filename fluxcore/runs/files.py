@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / SAMPLE_FOLDER
 
     @property
+    def cache(self) -> Path:
+        """Encoded pictures and captions, for every attempt; what is missing is made anew."""
+        return self.path / ".cache"
+
+    @property
     def superseded(self) -> Path:
         """Where checkpoints and samples go that a resume or a restart left behind."""
         return self.path / ".superseded"

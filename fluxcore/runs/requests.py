@@ -88,8 +88,8 @@ def request_start(
     _refuse_live(state)
     if state.attempts and not restart:
         raise RunError(f"{name} has been trained before; resume it, or start it with --restart to begin afresh")
-    _refuse_empty(folder)
     config = _changed(state, settings)
+    _refuse_empty(folder, config)
     check_trainer(config)
     return _request(folder, state, source, None, reason or ("restart" if restart else "start"), config)
 
@@ -127,7 +127,7 @@ def request_resume(
             raise RunError(f"the checkpoint {wanted!r} is incomplete ({chosen.problem}); choose another one")
     if chosen.step is not None and state.total_steps and chosen.step >= _planned(folder, config):
         raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise its epochs or steps")
-    _refuse_empty(folder)
+    _refuse_empty(folder, config)
     check_trainer(config)
     return _request(folder, state, source, wanted, reason or "resume", config)
 
@@ -138,7 +138,9 @@ def planned_steps(folder: RunFolder, state: RunState) -> int:
 
 
 def _planned(folder: RunFolder, config: RunConfig) -> int:
-    return config.total_steps(len(list_pictures(folder.dataset)))
+    from fluxcore.dataset.layout import lay_out
+
+    return config.max_train_steps or lay_out(config, folder.dataset).total_steps
 
 
 def request_stop(outputs: Path, name: str, source: str, reason: str = "user") -> Event:
@@ -222,6 +224,7 @@ def _refuse_live(state: RunState) -> None:
         raise RunError(f"{state.name} is already {state.state}; stop it first")
 
 
-def _refuse_empty(folder: RunFolder) -> None:
-    if not list_pictures(folder.dataset):
+def _refuse_empty(folder: RunFolder, config: RunConfig) -> None:
+    # Pictures that a dataset_config names are the trainer's to find.
+    if not list_pictures(folder.dataset) and not config.dataset_config:
         raise RunError(f"{folder.name} has no pictures; put some into {folder.dataset}")

@@ -16,13 +16,38 @@ from fluxcore.training.prompts import SamplePrompt, parse_prompts
 
 OPTIMIZERS = {
     "adamw": ["adamw8bit"],
+    "adamw8bit": ["adamw8bit"],
+    "prodigy": ["prodigy"],
+    "lion": ["lion"],
+    "adamwschedulefree": ["adamwschedulefree"],
     "adafactor": ["adafactor", "--optimizer_args", "relative_step=False", "scale_parameter=False", "warmup_init=False"],
 }
 # What sd-scripts itself makes of these names, with the steps told instead of taken from --max_train_steps.
 SCHEDULES = {
     "linear": "transformers.optimization.get_linear_schedule_with_warmup",
     "cosine": "transformers.optimization.get_cosine_schedule_with_warmup",
+    "cosine_with_restarts": "transformers.optimization.get_cosine_with_hard_restarts_schedule_with_warmup",
+    "polynomial": "transformers.optimization.get_polynomial_decay_schedule_with_warmup",
 }
+# Settings whose default is all that sd-scripts have, or that they would count in other steps than FluxGym does.
+OWN_TRAINER_ONLY = (
+    "dataset_config",
+    "extra_resolutions",
+    "enable_bucket",
+    "validation_split",
+    "network_algo",
+    "use_rslora",
+    "use_dora",
+    "train_layers",
+    "ema_decay",
+)
+SAMPLINGS = ("shift", "flux_shift", "sigmoid", "uniform")
+
+
+def not_theirs(config: RunConfig) -> list[str]:
+    """The settings of a config that sd-scripts can't follow."""
+    found = [name for name in OWN_TRAINER_ONLY if getattr(config, name) != RunConfig.model_fields[name].default]
+    return found + ([] if config.timestep_sampling in SAMPLINGS else ["timestep_sampling"])
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,7 @@ def options(config: RunConfig, files: Files, plan: Plan, resume_from: Path | Non
     given += ["--output_dir", str(files.output), "--output_name", config.lora_name, "--save_model_as", "safetensors"]
     given += ["--dataset_config", str(files.dataset_config), "--cache_latents_to_disk"]
     given += ["--logging_dir", str(files.logs), "--log_with", "tensorboard"]
-    if config.caption_dropout_rate:  # sd-scripts can't drop captions whose encodings are cached
+    if config.caption_dropout_rate or config.shuffle_caption:  # sd-scripts can't where encodings are cached
         given += ["--caption_dropout_rate", str(config.caption_dropout_rate)]
     else:
         given += ["--cache_text_encoder_outputs", "--cache_text_encoder_outputs_to_disk"]
@@ -65,11 +90,35 @@ def options(config: RunConfig, files: Files, plan: Plan, resume_from: Path | Non
         given.append("--persistent_data_loader_workers")
     given += _precision(config) + _network(config, fresh=resume_from is None)
     given += ["--seed", str(config.seed), "--learning_rate", config.learning_rate]
-    given += ["--optimizer_type", *OPTIMIZERS[config.optimizer_type], "--max_grad_norm", str(config.max_grad_norm)]
-    given += ["--loss_type", "l2", "--model_prediction_type", "raw", "--guidance_scale", str(config.guidance_scale)]
+    given += ["--optimizer_type", *_optimizer(config), "--max_grad_norm", str(config.max_grad_norm)]
+    if config.gradient_accumulation_steps > 1:
+        given += ["--gradient_accumulation_steps", str(config.gradient_accumulation_steps)]
+    given += [
+        "--loss_type",
+        config.loss_type,
+        *_huber(config),
+        "--model_prediction_type",
+        "raw",
+        "--guidance_scale",
+        str(config.guidance_scale),
+    ]
     given += ["--timestep_sampling", config.timestep_sampling, "--sigmoid_scale", str(config.sigmoid_scale)]
     given += ["--discrete_flow_shift", str(config.discrete_flow_shift)]
+    if config.weighting_scheme != "none":
+        given += ["--weighting_scheme", config.weighting_scheme]
     return given + _saves(config) + _samples(config, files, plan) + _length(config, plan, resume_from)
+
+
+def _optimizer(config: RunConfig) -> list[str]:
+    words, more = OPTIMIZERS[config.optimizer_type], config.optimizer_args.split()
+    return [*words, *([] if "--optimizer_args" in words or not more else ["--optimizer_args"]), *more]
+
+
+def _huber(config: RunConfig) -> list[str]:
+    """FluxGym's threshold is the same at every noise level; sd-scripts' falls unless told not to."""
+    if config.loss_type == "l2":
+        return []
+    return ["--huber_schedule", "constant", "--huber_c", str(config.huber_c)]
 
 
 def _precision(config: RunConfig) -> list[str]:
@@ -86,7 +135,14 @@ def _network(config: RunConfig, *, fresh: bool) -> list[str]:
         given += ["--network_dropout", str(config.network_dropout)]
     if config.network_weights and fresh:
         given += ["--network_weights", config.network_weights]
-    return [*given, "--split_mode", "--network_args", "train_blocks=single"] if config.vram == "12G" else given
+    chosen = {
+        "train_blocks": "single" if config.vram == "12G" else config.train_blocks,
+        "train_double_block_indices": config.train_double_block_indices,
+        "train_single_block_indices": config.train_single_block_indices,
+    }
+    arguments = [f"{name}={value}" for name, value in chosen.items() if value != "all"]
+    given += ["--split_mode"] if config.vram == "12G" else []
+    return [*given, "--network_args", *arguments] if arguments else given
 
 
 def _saves(config: RunConfig) -> list[str]:
@@ -113,10 +169,18 @@ def _length(config: RunConfig, plan: Plan, resume_from: Path | None) -> list[str
     if resume_from is not None and config.lr_scheduler in SCHEDULES:
         schedule = ["--lr_scheduler_type", SCHEDULES[config.lr_scheduler]]
         schedule += ["--lr_scheduler_args", f"num_warmup_steps={warm_up}", f"num_training_steps={plan.total}"]
+        if config.lr_scheduler == "cosine_with_restarts":
+            schedule.append(f"num_cycles={config.lr_scheduler_num_cycles}")
+        if config.lr_scheduler == "polynomial":
+            schedule.append(f"power={config.lr_scheduler_power}")
     else:
         schedule = ["--lr_scheduler", config.lr_scheduler]
         if warm_up and config.lr_scheduler != "constant":  # which takes none, and refuses it
             schedule += ["--lr_warmup_steps", str(warm_up)]
+        if config.lr_scheduler == "cosine_with_restarts":
+            schedule += ["--lr_scheduler_num_cycles", str(config.lr_scheduler_num_cycles)]
+        if config.lr_scheduler == "polynomial":
+            schedule += ["--lr_scheduler_power", str(config.lr_scheduler_power)]
     if resume_from is not None:
         left = ["--max_train_steps", str(plan.total - plan.first)]
         return [*schedule, "--resume", str(resume_from), "--initial_step", "0", *left]
@@ -127,7 +191,8 @@ def _length(config: RunConfig, plan: Plan, resume_from: Path | None) -> list[str
 
 def dataset_toml(config: RunConfig, images: Path) -> str:
     """sd-scripts' dataset file: one subset, the folder `images`."""
-    lines = ["[general]", "shuffle_caption = false", 'caption_extension = ".txt"', "keep_tokens = 1", ""]
+    lines = ["[general]", f"shuffle_caption = {str(config.shuffle_caption).lower()}", 'caption_extension = ".txt"']
+    lines += [f"keep_tokens = {config.keep_tokens}", f"flip_aug = {str(config.flip_aug).lower()}", ""]
     lines += ["[[datasets]]", f"resolution = {config.resolution}", f"batch_size = {config.train_batch_size}", ""]
     lines += ["[[datasets.subsets]]", f"image_dir = {_toml(str(images))}", f"num_repeats = {config.num_repeats}"]
     if config.concept_sentence:

@@ -32,6 +32,13 @@ class Scripts:
 def check(config: RunConfig) -> None:
     """Raise ConfigError, saying what to do, where sd-scripts can't train this config on this machine."""
     find_scripts()
+    from .command import not_theirs
+
+    if others := not_theirs(config):
+        raise ConfigError(
+            f"sd-scripts can't follow {', '.join(others)} as FluxGym does: set back to default, or train with "
+            "FluxGym's own trainer"
+        )
     try:
         model = find_model(config.base_model)
         if model.path is not None:

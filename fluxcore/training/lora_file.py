@@ -69,9 +69,14 @@ def save_lora(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metad
     keys, `modelspec.hash_sha256` beside modelspec's (`sshs_legacy_hash` is left out). Raises TypeError for metadata
     that are not strings, LoraFormatError for tensors that are no LoRA, OSError (disk full, …) with `path` untouched.
     """
+    detect_format(tensors)
+    save_network(path, tensors, metadata)
+
+
+def save_network(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """The same for tensors of any name: a DoRA, LoKr or LoHa."""
     if not all(isinstance(item, str) for pair in metadata.items() for item in pair):
         raise TypeError("a safetensors file's metadata are strings, names and values")
-    detect_format(tensors)
     own = {k: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, t in tensors.items()}
     blob = memoryview(save(own))
     start = 8 + int.from_bytes(blob[:8], "little")

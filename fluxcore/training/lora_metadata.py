@@ -69,6 +69,7 @@ class TrainingInfo:
     model_prediction_type: str | None = None
     guidance_scale: float | None = None
     sd_model_name: str | None = None  # the base model's file or repository
+    network_module: str = "networks.lora_flux"
     network_args: Mapping[str, Any] | None = None
     tag_frequency: Mapping[str, Mapping[str, int]] | None = None  # folder -> tag -> count, see count_tags
     dataset_dirs: Mapping[str, Mapping[str, int]] | None = None  # folder -> {"n_repeats": …, "img_count": …}
@@ -104,7 +105,6 @@ def sd_scripts_metadata(
     spec["title"] = spec["title"] or info.output_name
     flux_type = known.pop("flux_type")
     known |= {
-        "network_module": "networks.lora_flux",
         "base_model_version": "flux1",
         "v2": False,
         "steps": steps,

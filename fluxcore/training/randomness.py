@@ -7,6 +7,7 @@ noise, noise levels and dropout, to the bit.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 
@@ -27,23 +28,51 @@ def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
     return torch.randperm(count, generator=generator_for(seed, "order", epoch)).tolist()
 
 
-def step_items(seed: int, step: int, count: int, batch_size: int) -> list[int]:
-    """The items of optimizer step `step` (from 1): the epoch's order cut into batches, the last one maybe smaller."""
-    per_epoch = -(-count // batch_size)
-    epoch, batch = divmod(step - 1, per_epoch)
-    return epoch_order(seed, epoch + 1, count)[batch * batch_size : (batch + 1) * batch_size]
+@lru_cache(maxsize=2)
+def epoch_batches(
+    seed: int, epoch: int, groups: tuple[int, ...], batch_sizes: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """The epoch's order cut into batches of one group each; `groups` has each item's, `batch_sizes` each group's.
+
+    A group's last batch may be smaller. Where there are several groups, the batches are in random order.
+    """
+    waiting: list[list[int]] = [[] for _ in batch_sizes]
+    batches = []
+    for item in epoch_order(seed, epoch, len(groups)):
+        batch = waiting[groups[item]]
+        batch.append(item)
+        if len(batch) == batch_sizes[groups[item]]:
+            batches.append(tuple(batch))
+            batch.clear()
+    batches += [tuple(batch) for batch in waiting if batch]
+    if len(batch_sizes) > 1:
+        order = torch.randperm(len(batches), generator=generator_for(seed, "batches", epoch)).tolist()
+        batches = [batches[i] for i in order]
+    return tuple(batches)
 
 
-def step_noise(seed: int, step: int, samples: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Normal noise (samples, *shape) of a step, one generator a sample."""
-    return torch.stack([torch.randn(shape, generator=generator_for(seed, "noise", step, i)) for i in range(samples)])
+def step_items(
+    seed: int, step: int, groups: tuple[int, ...], batch_sizes: tuple[int, ...], accumulated: int = 1
+) -> tuple[tuple[int, ...], ...]:
+    """The items of optimizer step `step` (from 1), by batch: `accumulated` batches, at an epoch's end maybe fewer."""
+    per_epoch = -(-len(epoch_batches(seed, 1, groups, batch_sizes)) // accumulated)
+    epoch, number = divmod(step - 1, per_epoch)
+    batches = epoch_batches(seed, epoch + 1, groups, batch_sizes)
+    return batches[number * accumulated : (number + 1) * accumulated]
 
 
-def step_normal(seed: int, step: int, samples: int) -> torch.Tensor:
+def step_noise(seed: int, step: int, samples: int, shape: tuple[int, ...], first: int = 0) -> torch.Tensor:
+    """Normal noise (samples, *shape) of a step from its sample `first` on, one generator a sample."""
+    numbers = range(first, first + samples)
+    return torch.stack([torch.randn(shape, generator=generator_for(seed, "noise", step, i)) for i in numbers])
+
+
+def step_normal(seed: int, step: int, samples: int, first: int = 0) -> torch.Tensor:
     """One normal number a sample (samples,), from which its noise level is made."""
-    return torch.stack([torch.randn((), generator=generator_for(seed, "sigma", step, i)) for i in range(samples)])
+    numbers = range(first, first + samples)
+    return torch.stack([torch.randn((), generator=generator_for(seed, "sigma", step, i)) for i in numbers])
 
 
-def step_uniform(seed: int, step: int, samples: int) -> list[float]:
-    """One uniform number in 0..1 a sample, by which its caption is dropped."""
-    return [float(torch.rand((), generator=generator_for(seed, "drop", step, i))) for i in range(samples)]
+def step_uniform(seed: int, step: int, what: str, sample: int) -> float:
+    """A uniform number in 0..1 by which `what` is decided for a sample, such as whether its caption is dropped."""
+    return float(torch.rand((), generator=generator_for(seed, what, step, sample)))

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,26 @@ def keep_states_small(accelerator: Accelerator) -> None:
     accelerator.register_load_state_pre_hook(leave_to_us)
 
 
-def save_state(accelerator: Accelerator, folder: RunFolder, target: Path, epoch: int, step: int) -> int:
+def save_state(
+    accelerator: Accelerator,
+    folder: RunFolder,
+    target: Path,
+    epoch: int,
+    step: int,
+    more: Iterable[Callable[[Path], None]] = (),
+) -> int:
     """Write the state folder `target` aside and rename it; returns its bytes. Raises OSError with nothing left over.
 
-    `train_state.json` is written first and accelerate's `random_states_0.pkl` last, as in sd-scripts.
+    `more` write files of their own into it. `train_state.json` is written first and accelerate's `random_states_0.pkl`
+    last, as in sd-scripts.
     """
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
         (aside / "train_state.json").write_text(json.dumps({"current_epoch": epoch, "current_step": step}))
+        for write in more:
+            write(aside)
         accelerator.save_state(str(aside))
         sync_tree(aside)
         if target.exists():  # a rename onto a folder fails; what lies there is kept

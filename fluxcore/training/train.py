@@ -8,12 +8,13 @@ steps, samples and checkpoints to it. It knows nothing of the runner or the app.
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from fluxcore.config import RunConfig
-from fluxcore.dataset import Picture, list_pictures
+from fluxcore.dataset.layout import Layout, lay_out
 from fluxcore.log import PatientLog
 from fluxcore.models.family import PromptBatch, family_of
 from fluxcore.models.loading import PromptEmbedding
@@ -35,16 +34,21 @@ from fluxcore.runs.files import RunFolder
 from fluxcore.runs.retention import prune_states
 
 from . import randomness
-from .cache import encode_dataset, encode_prompts
+from .averages import Averages
+from .cache import Cache, file_hash
+from .data import Batch, TrainingData
 from .failures import Exit, TrainingError
-from .lora_file import read_lora, save_lora
-from .lora_keys import KEY_NAMES
+from .lora_file import save_network
 from .lora_metadata import sd_scripts_metadata
 from .metadata import training_info
+from .network import add_network, continue_from, network_tensors
 from .noise_levels import draw_sigmas
+from .objective import sample_losses, sigma_weights
+from .optimizers import effective_rate, make_optimizer
 from .prompts import SamplePrompt, parse_prompts
 from .sampling import draw, save_png
 from .states import keep_states_small, load_state, lora_state, save_state
+from .validation import Validation
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOG_SECONDS = 2.0
@@ -66,10 +70,15 @@ class Training:
     started: float = field(default_factory=time.time)
 
     # Filled by run(), in this order.
-    pictures: list[Picture] = field(default_factory=list)
-    items: list[int] = field(default_factory=list)
+    layout: Layout = field(init=False)
+    data: TrainingData = field(init=False)
+    pipeline: Any = field(init=False)
     embeddings: dict[str, PromptEmbedding] = field(default_factory=dict)
-    latents: list[torch.Tensor] = field(default_factory=list)
+    averages: Averages | None = None
+    validation: Validation | None = None
+    measured: dict[int, float] = field(default_factory=dict)
+    smaller: bool = False
+    """Whether the memory was short: batches are trained in halves since."""
 
     def run(self) -> Exit:
         """Train to the end, or until TERM. Returns the exit code; raises TrainingError, OSError and the like."""
@@ -86,62 +95,52 @@ class Training:
         self.model = find_model(config.base_model)
         self.family = family_of(self.model)
         self.prompts = _prompts(config, self.model)
-        self.pictures = list_pictures(folder.dataset)
-        if not self.pictures:
-            raise TrainingError(Exit.BAD_DATA, f"there are no pictures in {folder.dataset}")
-        self.items = [index for index in range(len(self.pictures)) for _ in range(config.num_repeats)]
-        self.steps_per_epoch = config.steps_per_epoch(len(self.pictures))
-        self.total_steps = config.total_steps(len(self.pictures))
-        self.last_epoch = math.ceil(self.total_steps / self.steps_per_epoch)
+        layout = self.layout = lay_out(config, folder.dataset)
+        self.steps_per_epoch, self.total_steps = layout.steps_per_epoch, layout.total_steps
 
         # The base model: found, its text side used and freed, then its image side.
         base = self._find_base(self.model)
         self.phase("load")
-        text = self.family.load_text_side(base, self.model.tokens, dtype, device)
-        captions = [picture.prompt(config.concept_sentence) for picture in self.pictures]
-        wanted = ["", *captions, *(text for p in self.prompts for text in (p.text, p.negative))]
-        self.phase("cache", total=len(set(wanted)), unit="captions")
-        self.embeddings = encode_prompts(text, wanted, self.progress("cache"))
-        del text
+        tokens, family = self.model.tokens, self.family
+        data = self.data = TrainingData(config, layout, Cache(folder.cache), base, tokens, dtype)
+        wanted = [text for prompt in self.prompts for text in (prompt.text, prompt.negative)]
+        data.encode_text(wanted, lambda: family.load_text_side(base, tokens, dtype, device), self.encoding)
+        self.embeddings = {text: data.prompt(text) for text in wanted}
         self.phase("load")
-        pipeline = self.family.load_image_side(base, dtype, device)
-        self.phase("cache", total=len(self.pictures), unit="pictures")
-        self.latents = encode_dataset(
-            self.family, pipeline, self.pictures, config.resolution, config.workers, self.progress("cache")
-        )
-        caption_of = [self.embeddings[caption] for caption in captions]
-        nothing = self.embeddings[""]
+        pipeline = self.pipeline = family.load_image_side(base, dtype, device)
+        data.encode_pictures(family, pipeline, self.encoding)
 
-        # The LoRA on every linear layer of the blocks, in 32 bit whatever the base is in.
+        # The LoRA on the chosen layers, in 32 bit whatever the base is in.
         transformer = pipeline.transformer
         torch.manual_seed(randomness.seed_for(config.seed, "lora"))
-        transformer.add_adapter(
-            LoraConfig(
-                r=config.network_dim,
-                lora_alpha=config.network_alpha,
-                lora_dropout=config.network_dropout,
-                target_modules=self.family.lora_targets,
-            )
-        )
-        parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-        for parameter in parameters:
-            parameter.data = parameter.data.float()
+        parameters = add_network(transformer, config, family)
         if config.network_weights and self.resume_from is None:
-            self._continue_from(transformer, Path(config.network_weights))
+            continue_from(transformer, Path(config.network_weights), config, family)
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         transformer.train()
 
-        optimizer = _optimizer(config, parameters)
+        optimizer = make_optimizer(config, parameters)
         scheduler = get_scheduler(
             config.lr_scheduler,
             optimizer,
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=self.total_steps,
+            num_cycles=config.lr_scheduler_num_cycles,
+            power=config.lr_scheduler_power,
         )
+        named = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+        averages = self.averages = Averages(named, optimizer, config.ema_decay)
+        validation = self.validation = Validation(config.seed, data.held_out()) if layout.held_out else None
         transformer, optimizer, scheduler = accelerator.prepare(transformer, optimizer, scheduler)
         keep_states_small(accelerator)
         step = load_state(accelerator, transformer, optimizer, scheduler, self.resume_from) if self.resume_from else 0
+        if self.resume_from:
+            averages.load(self.resume_from)
+            if data.changed_since(self.resume_from):
+                self._tell_of_other_data(self.resume_from, step)
+            if validation:
+                validation.load(self.resume_from)
         self.saved_step = step
         if step >= self.total_steps:
             raise TrainingError(
@@ -161,62 +160,50 @@ class Training:
             epoch = (step - 1) // self.steps_per_epoch + 1
 
             # Which pictures, which noise, which noise level: functions of (seed, step, sample) alone.
-            chosen = [
-                self.items[i]
-                for i in randomness.step_items(config.seed, step, len(self.items), config.train_batch_size)
-            ]
-            clean = torch.stack([self.latents[i] for i in chosen])
-            noise = randomness.step_noise(config.seed, step, len(chosen), tuple(clean.shape[1:]))
-            dropped = [u < config.caption_dropout_rate for u in randomness.step_uniform(config.seed, step, len(chosen))]
-            prompts = PromptBatch.stack(
-                [nothing if drop else caption_of[i] for i, drop in zip(chosen, dropped, strict=True)], device, dtype
-            )
-            height, width = self.family.grid(clean)
-            sigma = draw_sigmas(
-                randomness.step_normal(config.seed, step, len(chosen)),
-                config.timestep_sampling,
-                sigmoid_scale=config.sigmoid_scale,
-                shift=config.discrete_flow_shift,
-                mu=self.family.training_mu(height * width),
-            ).to(device)
-            torch.manual_seed(randomness.seed_for(config.seed, "dropout", step))
-
-            # Flow matching: on the straight line from picture to noise, predict its direction.
-            clean, noise = self.family.pack(clean).to(device), self.family.pack(noise).to(device)
-            noisy = torch.lerp(clean, noise, sigma[:, None, None])
-            velocity = self.family.predict(
-                pipeline, noisy.to(dtype), sigma, prompts, config.guidance_scale, (height, width)
-            )
-            loss = (velocity.float() - (noise - clean)).square().mean()
-            accelerator.backward(loss)
+            batches = data.step(step)
+            try:
+                loss = self.backward(accelerator, pipeline, step, batches)
+            except torch.OutOfMemoryError:
+                if self.smaller:
+                    raise
+                loss = None
+            if loss is None:  # not within `except`, which would keep the failed step's memory
+                optimizer.zero_grad()
+                self._use_less_memory(pipeline, step, batches)
+                loss = self.backward(accelerator, pipeline, step, batches)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
-            rate = scheduler.get_last_lr()[0]
-            sound = math.isfinite(loss.item()) and math.isfinite(grad_norm)
+            rate = effective_rate(optimizer, scheduler.get_last_lr()[0])
+            sound = math.isfinite(loss) and math.isfinite(grad_norm)
             if sound:  # else the LoRA would be spoilt, and the next checkpoint with it
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
+                averages.update(step)
 
-            self._report(step, epoch, loss.item(), rate, float(grad_norm), time.monotonic() - step_started, len(chosen))
+            samples = sum(map(len, batches))
+            self._report(step, epoch, loss, rate, float(grad_norm), time.monotonic() - step_started, samples)
             if not sound:
-                what = f"the loss is {loss.item()} and its gradient {float(grad_norm)} at step {step}"
+                what = f"the loss is {loss} and its gradient {float(grad_norm)} at step {step}"
                 raise TrainingError(Exit.NAN_LOSS, f"{what}: lower the learning rate, then resume")
 
-            # Checkpoints and samples at their times; the last ones are written below.
-            if step < self.total_steps:
+            # Validation, checkpoints and samples at their times; the last ones are below.
+            if step == self.total_steps:
+                break
+            try:
+                if config.validate_every_n_steps and step % config.validate_every_n_steps == 0:
+                    self.validate(step)
                 ended_epoch = step % self.steps_per_epoch == 0
                 if ended_epoch and config.save_every_n_epochs and epoch % config.save_every_n_epochs == 0:
                     self.save(accelerator, folder.epoch_weights(epoch), folder.epoch_state(epoch), epoch, step)
                 if config.save_every_n_steps and step % config.save_every_n_steps == 0:
                     self.save(accelerator, folder.step_weights(step), folder.step_state(step), epoch, step)
                 if config.sample_every_n_steps and step % config.sample_every_n_steps == 0:
-                    try:
-                        self.sample(pipeline, step)
-                    except Stopped:
-                        return self._stop(accelerator, step)
+                    self.sample(pipeline, step)
                     self.phase("train", total=self.total_steps, unit="steps")
+            except Stopped:
+                return self._stop(accelerator, step)
 
-        self.save(accelerator, folder.final_weights, folder.final_state, self.last_epoch, step, then=None)
+        self.save(accelerator, folder.final_weights, folder.final_state, layout.last_epoch, step, then=None)
         if config.sample_every_n_steps:
             try:
                 self.sample(pipeline, step)
@@ -225,7 +212,46 @@ class Training:
         print(f"done: {folder.final_weights}", flush=True)
         return Exit.DONE
 
+    def backward(self, accelerator: Accelerator, pipeline: Any, step: int, batches: list[Batch]) -> float:
+        """Add the gradients of a step's batches; its loss, the mean over all of their samples."""
+        samples, loss = sum(map(len, batches)), 0.0
+        for batch in [half for whole in batches for half in (whole.halves() if self.smaller else [whole])]:
+            # Dropout inside the network draws from the global generator.
+            key = (step, batch.first) if batch.first else (step,)
+            torch.manual_seed(randomness.seed_for(self.config.seed, "dropout", *key))
+            losses = self.losses(pipeline, batch)
+            mean = (losses * batch.weights.to(losses.device)).sum() / samples
+            accelerator.backward(mean)
+            loss += mean.item()
+        return loss
+
+    def losses(self, pipeline: Any, batch: Batch) -> torch.Tensor:
+        """The loss of each sample (B,): on the straight line from picture to noise, predict its direction."""
+        config, family, dtype = self.config, self.family, DTYPES[self.config.mixed_precision]
+        device = pipeline.transformer.device
+        rows, columns = family.grid(batch.clean)
+        sigma = draw_sigmas(
+            batch.normal,
+            config.timestep_sampling,
+            sigmoid_scale=config.sigmoid_scale,
+            shift=config.discrete_flow_shift,
+            mu=family.training_mu(rows * columns),
+            logit_mean=config.logit_mean,
+            logit_std=config.logit_std,
+            mode_scale=config.mode_scale,
+        ).to(device)
+        clean, noise = family.pack(batch.clean).to(device), family.pack(batch.noise).to(device)
+        noisy = torch.lerp(clean, noise, sigma[:, None, None])
+        prompts = PromptBatch.stack(batch.prompts, device, dtype)
+        velocity = family.predict(pipeline, noisy.to(dtype), sigma, prompts, config.guidance_scale, (rows, columns))
+        losses = sample_losses(velocity, noise - clean, config.loss_type, config.huber_c)
+        return losses * sigma_weights(sigma, config.weighting_scheme)
+
     # What happens at the edges of the loop.
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Within it the network has the weights to be saved, drawn and measured."""
+        return self.averages.shown() if self.averages else nullcontext()
 
     def phase(self, name: str, total: float | None = None, unit: str | None = None) -> None:
         """Announce a phase; it lasts until the next one."""
@@ -245,15 +271,80 @@ class Training:
 
         return report
 
+    def encoding(self, total: int, unit: str) -> Callable[[float, float], None]:
+        """Announce that so many captions or pictures are encoded now; returns what each of them is reported to."""
+        self.phase("cache", total=total, unit=unit)
+        return self.progress("cache")
+
     def heed_stop(self) -> None:
         """Raise Stopped where a TERM came; called in all that lasts longer than a step."""
         if self.stopping():
             raise Stopped
 
+    def _tell_of_other_data(self, state: Path, step: int) -> None:
+        """Pictures, captions or their settings aren't those that the checkpoint was trained with."""
+        self.log.append(
+            "dataset.changed", {"step": step, "checkpoint": state.name, "pictures": len(self.layout.pictures)}
+        )
+        print(
+            f"the pictures, captions or dataset settings are not those of {state.name}: the training goes on with the "
+            "present ones, but not as if it had never stopped (put the old ones back and resume from there for that)",
+            flush=True,
+        )
+
+    def _use_less_memory(self, pipeline: Any, step: int, batches: list[Batch]) -> None:
+        """From now on: batches in halves, and activations computed twice instead of kept."""
+        self.smaller = True
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not pipeline.transformer.is_gradient_checkpointing:
+            pipeline.transformer.enable_gradient_checkpointing()
+        batch = max(len(half) for batch in batches for half in batch.halves())
+        self.log.append("memory.short", {"step": step, "batch": batch, "gradient_checkpointing": True})
+        print(
+            f"the GPU's memory was full at step {step}; going on with {batch} at a time and gradient checkpointing "
+            "(set train_batch_size and gradient_checkpointing so)",
+            flush=True,
+        )
+
+    def validate(self, step: int) -> float | None:
+        """Measure the loss on the held-out pictures, of the weights that a save would write; None without any."""
+        if self.validation is None:
+            return None
+        if step in self.measured:  # at a save right after
+            return self.measured[step]
+        pipeline = self.pipeline
+        pipeline.transformer.eval()
+        try:
+            with self.shown():
+                loss = self.validation.measure(lambda batch: self.losses(pipeline, batch), self.heed_stop)
+        finally:
+            pipeline.transformer.train()
+        best = self.validation.note(loss, step)
+        self.measured = {step: loss}
+        self.log.append(
+            "validation.measured",
+            {
+                "step": step,
+                "epoch": -(-step // self.steps_per_epoch),
+                "loss": loss,
+                "pictures": self.validation.pictures,
+                "best": best,
+                "best_loss": self.validation.best_loss,
+                "best_step": self.validation.best_step,
+            },
+        )
+        print(f"validation at step {step}: {loss:.4f}{' (the lowest so far)' if best else ''}", flush=True)
+        return loss
+
     def sample(self, pipeline: Any, step: int) -> None:
         """Draw every sample prompt with the LoRA as it is now."""
-        if not self.prompts:
-            return
+        if self.prompts:
+            with self.shown():
+                self._draw_all(pipeline, step)
+
+    def _draw_all(self, pipeline: Any, step: int) -> None:
         self.phase("sample", total=len(self.prompts), unit="pictures")
         epoch = -(-step // self.steps_per_epoch)
         report = self.progress("sample")
@@ -276,18 +367,28 @@ class Training:
             report(index + 1, len(self.prompts))
 
     def save(
-        self, accelerator: Accelerator, weights: Path, state: Path, epoch: int, step: int, then: str | None = "train"
+        self,
+        accelerator: Accelerator,
+        weights: Path,
+        state: Path,
+        epoch: int,
+        step: int,
+        then: str | None = "train",
     ) -> None:
         """Write the LoRA, and the state where checkpointing is on; old states go as the config says."""
+        try:
+            loss = self.validate(step)
+        except Stopped:  # a TERM saves a state anyway; here it only cuts the measuring short
+            loss = None
         self.phase("save")
         if self.config.enable_checkpointing:
             self._save_state(accelerator, state, epoch, step)
-        transformer = accelerator.unwrap_model(accelerator._models[0])
-        dtype = DTYPES[self.config.save_precision]
-        lora = {name: value.to(dtype) for name, value in lora_state(transformer).items()}
-        tensors = KEY_NAMES[self.family.key_names].to_file(lora, self.config.network_alpha)
-        info = training_info(self.config, self.model, self.pictures, self.total_steps, self.started)
-        save_lora(weights, tensors, sd_scripts_metadata(info, steps=step, epoch=epoch, finished_at=time.time()))
+        with self.shown():
+            found = lora_state(accelerator.unwrap_model(accelerator._models[0]))
+            lora = {name: value.clone() for name, value in found.items()}  # what is shown is taken back
+        tensors = network_tensors(lora, self.config, self.family, DTYPES[self.config.save_precision])
+        info = training_info(self.config, self.model, self.layout, self.started)
+        save_network(weights, tensors, sd_scripts_metadata(info, steps=step, epoch=epoch, finished_at=time.time()))
         self.log.append(
             "checkpoint.saved",
             {
@@ -296,14 +397,17 @@ class Training:
                 "path": self.folder.relative(weights),
                 "kind": "weights",
                 "bytes": weights.stat().st_size,
-                "sha256": _sha256(weights),
+                "sha256": file_hash(weights),
+                **({} if loss is None else {"validation_loss": loss}),
             },
         )
         if then:
             self.phase(then, total=self.total_steps, unit="steps")
 
     def _save_state(self, accelerator: Accelerator, state: Path, epoch: int, step: int) -> None:
-        size = save_state(accelerator, self.folder, state, epoch, step)
+        parts = (getattr(self, "data", None), self.averages, self.validation)
+        more = [part.save for part in parts if part is not None]
+        size = save_state(accelerator, self.folder, state, epoch, step, more)
         self.saved_step = step
         self.log.append(
             "checkpoint.saved",
@@ -346,25 +450,6 @@ class Training:
             self.phase("download", unit="bytes")
         return locate(model, self.progress("download"), self.config)
 
-    def _continue_from(self, transformer: torch.nn.Module, path: Path) -> None:
-        """Put the LoRA at `path` into the adapter: same layers, same rank, and the strength that it had."""
-        ours = get_peft_model_state_dict(transformer)
-        try:
-            theirs, alphas = KEY_NAMES[self.family.key_names].from_file(read_lora(path)[0])
-        except (OSError, ValueError) as error:
-            raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {error}") from None
-        if {name: value.shape for name, value in theirs.items()} != {name: v.shape for name, v in ours.items()}:
-            raise TrainingError(
-                Exit.BAD_CONFIG,
-                f"network_weights {path.name} is not a LoRA of rank {self.config.network_dim} on the same layers: "
-                "set network_dim to its rank",
-            )
-        for name in theirs:
-            module, is_up, _ = name.partition(".lora_B.")
-            if is_up:  # their scale is alpha / rank of their own; the adapter's is the config's
-                theirs[name] = theirs[name].float() * (alphas[module] / self.config.network_alpha)
-        set_peft_model_state_dict(transformer, theirs)
-
 
 def _prompts(config: RunConfig, model: BaseModel) -> list[SamplePrompt]:
     try:
@@ -373,22 +458,9 @@ def _prompts(config: RunConfig, model: BaseModel) -> list[SamplePrompt]:
         raise TrainingError(Exit.BAD_CONFIG, str(error)) from None
 
 
-def _optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if config.optimizer_type == "adafactor":
-        from transformers.optimization import Adafactor
-
-        return Adafactor(parameters, lr=config.rate, relative_step=False, scale_parameter=False, warmup_init=False)
-    return torch.optim.AdamW(parameters, lr=config.rate)
-
-
 def _memory_gib() -> float:
     """Peak memory of the GPU, or of this process where there is none, in GiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,107 @@
+"""`docs/training.md` from the schema.
+
+python -m fluxcore.config.page > docs/training.md
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+from .advice import ADVICE
+from .schema import GROUPS, RunConfig
+
+HEAD = """# Training: every setting
+
+As in the form, in `--set name=value`, in `--config` files and in `ui_state.json`. Names are sd-scripts' where it has
+one. Some base models bring defaults of their own (`fluxcore/models/registry.toml`), as does the memory preset; both are
+below what you set. This page is written by `python -m fluxcore.config.page`; a test compares it with the schema.
+
+## How a step goes
+
+Pictures and captions are encoded before the first step and kept in the run's `.cache`, each under a name that is a hash
+of all that it depends on: the picture's bytes, its size and flip, the caption, the model. A later attempt loads no text
+encoder; an edited caption or picture is encoded anew, and a damaged file as well. A step takes
+`gradient_accumulation_steps` batches of `train_batch_size` pictures of one size. Which pictures, their noise and noise
+level, flip, order of tags, dropped caption and dropout are functions of (seed, step, sample), so a resumed training
+ends bit for bit like one that was never stopped (on a CPU; on a GPU as far as its kernels are deterministic).
+
+## Several folders, regularisation pictures
+
+`dataset_config` is sd-scripts' file, its path or the text itself. `[general]`, `[[datasets]]` and
+`[[datasets.subsets]]` may each have any of the settings of the group Dataset, and `batch_size`; the nearest one counts,
+and the run's own where none is given. A subset has `image_dir`, and may have `class_tokens` (the caption of pictures
+that have none), `caption_extension` and `is_reg`. Regularisation pictures are repeated until there are as many of them
+as of the others; their loss counts `prior_loss_weight`.
+
+    [[datasets]]
+    resolution = 512
+    enable_bucket = true
+    [[datasets.subsets]]
+    image_dir = "cat"
+    num_repeats = 10
+    [[datasets.subsets]]
+    image_dir = "other-cats"
+    is_reg = true
+    class_tokens = "cat"
+    [[datasets]]
+    resolution = 768
+    [[datasets.subsets]]
+    image_dir = "cat"
+
+## Which checkpoint is the best
+
+With `validation_split` some pictures are never trained. Their loss is measured with noise that never changes, at four
+noise levels each, of the weights that a save would write: `validation.measured` has it with the lowest so far, each
+`checkpoint.saved` its own. Where it rises while the training's loss falls, the LoRA learns its pictures by heart.
+
+## When something does not fit
+
+A step that runs out of GPU memory is tried once more with halved batches and gradient checkpointing, and the attempt
+goes on so (`memory.short`); if that does not fit either, the run fails with what to change. A loss or gradient that is
+no number ends the attempt before it touches the weights: resume from the last checkpoint with a lower learning rate.
+
+## What the files are
+
+| network | file | opens in |
+| --- | --- | --- |
+| LoRA, rsLoRA | sd-scripts' keys; rsLoRA's scale is in `alpha` | all |
+| DoRA | diffusers' keys, with `dora_scale` for ComfyUI | diffusers; ComfyUI by its rules, not tried there |
+| LoKr, LoHa | LyCORIS' keys on diffusers' layers, as SimpleTuner's | ComfyUI by its rules, not tried there |
+"""
+
+
+def markdown() -> str:
+    """`docs/training.md`."""
+    lines = [HEAD.rstrip()]
+    for group, title in GROUPS.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| setting | default | unit | what | change it |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, field in RunConfig.model_fields.items():
+            extra: Any = field.json_schema_extra
+            if extra["group"] != group:
+                continue
+            unit, when = ADVICE[name]
+            cells = [f"`{name}`", _default(field.default), unit, f"{field.description}{_choices(field)}", when]
+            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: Any) -> str:
+    if value == "":
+        return "empty"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _choices(field: Any) -> str:
+    if get_origin(field.annotation) is not Literal:
+        return ""
+    return f" One of {', '.join(f'`{choice}`' for choice in get_args(field.annotation))}."
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

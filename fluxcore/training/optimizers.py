@@ -1,0 +1,55 @@
+"""The optimizers, each from the library that its authors keep; what isn't installed is asked for in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from fluxcore.config import RunConfig
+from fluxcore.config.arguments import parse_optimizer_args
+
+from .failures import Exit, TrainingError
+
+# Name -> the module and class that serve it, the package to install, and arguments that sd-scripts' users expect.
+_LIBRARIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "adamw": ("torch.optim", "AdamW", "torch", {}),
+    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", {}),
+    "adafactor": (
+        "transformers.optimization",
+        "Adafactor",
+        "transformers",
+        {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+    ),
+    "prodigy": ("prodigyopt", "Prodigy", "prodigyopt", {}),
+    "lion": ("lion_pytorch", "Lion", "lion-pytorch", {}),
+    "adamwschedulefree": ("schedulefree", "AdamWScheduleFree", "schedulefree", {}),
+}
+
+
+def make_optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The config's optimizer over `parameters`. Raises TrainingError where its package is missing or it can't run."""
+    name = config.optimizer_type
+    module, attribute, package, arguments = _LIBRARIES[name]
+    try:
+        kind: Callable[..., torch.optim.Optimizer] = getattr(import_module(module), attribute)
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            raise _refused(f"optimizer_type {name} needs a package that is not here: pip install {package}") from None
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise _refused(f"optimizer_type {name} can't be used on this machine ({why}): choose adamw") from None
+    try:
+        return kind(parameters, lr=config.rate, **{**arguments, **parse_optimizer_args(config.optimizer_args)})
+    except (TypeError, ValueError) as error:
+        raise _refused(f"optimizer_args don't suit {name} ({error}): mend or empty them") from None
+
+
+def effective_rate(optimizer: torch.optim.Optimizer, scheduled: float) -> float:
+    """The learning rate in use: Prodigy multiplies the scheduled one by the distance that it estimates."""
+    return scheduled * float(optimizer.param_groups[0].get("d", 1.0))
+
+
+def _refused(sentence: str) -> TrainingError:
+    return TrainingError(Exit.BAD_CONFIG, sentence)

@@ -1,0 +1,96 @@
+"""Every way to train is resumed to the bit: order, noise, captions and optimizers, in one process and few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.training_tools import RISO, events_of, lora_of, losses_of, new_run, same, some_pictures, train_here, trained
+
+SUBSETS = """
+[general]
+shuffle_caption = true
+keep_tokens = 1
+[[datasets]]
+resolution = 64
+batch_size = 2
+enable_bucket = true
+[[datasets.subsets]]
+image_dir = "."
+num_repeats = 2
+flip_aug = true
+[[datasets.subsets]]
+image_dir = "reg"
+is_reg = true
+class_tokens = "picture"
+[[datasets]]
+resolution = 32
+[[datasets.subsets]]
+image_dir = "."
+"""
+
+
+def shapes(dataset: Path) -> None:
+    """Six captioned pictures of three shapes, and two regularisation pictures."""
+    some_pictures(dataset, 4)
+    wide = sorted(RISO.glob("*.png"))[4]
+    for name, size in (("wide", (96, 48)), ("tall", (50, 90))):
+        Image.open(wide).resize(size).save(dataset / f"{name}.png")
+        (dataset / f"{name}.txt").write_text(f"r1so, {name}, thing, of, many tags")
+    some_pictures(dataset / "reg", 2)
+
+
+WAYS: dict[str, dict[str, object]] = {
+    "data": {
+        "dataset_config": SUBSETS, "prior_loss_weight": 0.5, "caption_dropout_rate": 0.3,
+        "gradient_accumulation_steps": 2, "network_dropout": 0.1,
+    },
+    "lion, huber, cosmap, uniform": {
+        "optimizer_type": "lion", "learning_rate": "1e-4", "lr_scheduler": "polynomial", "lr_scheduler_power": 2,
+        "loss_type": "huber", "weighting_scheme": "cosmap", "timestep_sampling": "uniform", "ema_decay": 0.9,
+        "network_dim": 2,
+    },
+    "prodigy, dora": {
+        "optimizer_type": "prodigy", "learning_rate": "1", "lr_scheduler": "cosine_with_restarts", "use_dora": True,
+        "timestep_sampling": "logit_normal", "weighting_scheme": "sigma_sqrt", "network_dim": 2,
+        "train_blocks": "double",
+    },
+    "schedule-free, rslora": {
+        "optimizer_type": "adamwschedulefree", "use_rslora": True, "validation_split": 0.3, "train_layers": "attn",
+        "validate_every_n_steps": 1, "timestep_sampling": "mode", "loss_type": "smooth_l1", "network_dim": 4,
+    },
+    "adamw8bit, lokr": {
+        "optimizer_type": "adamw8bit", "network_algo": "lokr", "network_dim": 2, "network_dropout": 0.1,
+        "optimizer_args": "weight_decay=0.1", "train_single_block_indices": "1-2",
+    },
+    "adafactor, loha": {"optimizer_type": "adafactor", "network_algo": "loha", "network_dim": 2},
+}  # fmt: skip
+
+
+# Parts of each kind of network that are zero before the first step.
+ZERO_AT_FIRST = ("lora_up", "lora_B", "lokr_w1", "hada_w2_b", "hada_w1_b")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stopped_and_resumed_training_ends_bit_identical(tmp_path: Path, way: str) -> None:
+    whole = new_run(tmp_path, "whole", shapes, **WAYS[way])
+    train_here(whole)
+    parted = new_run(tmp_path, "parted", shapes, **WAYS[way])
+    train_here(parted, stop_after=2)
+    train_here(parted, attempt=2, resume_from=parted.step_state(2))
+    assert losses_of(parted) == losses_of(whole)
+    assert same(lora_of(parted), lora_of(whole))
+    assert trained(lora_of(whole), ZERO_AT_FIRST)
+
+
+def test_a_dataset_that_changed_before_a_resume_is_told(tmp_path: Path) -> None:
+    folder = new_run(tmp_path, "changed", shapes, max_train_steps=3, network_dim=2)
+    train_here(folder, stop_after=1)
+    train_here(folder, attempt=2, resume_from=folder.step_state(1), stop_after=2)
+    assert events_of(folder, "dataset.changed") == []
+    next(folder.dataset.glob("*.txt")).write_text("another caption")
+    train_here(folder, attempt=3, resume_from=folder.step_state(2))
+    (told,) = events_of(folder, "dataset.changed")
+    assert told.data == {"step": 2, "checkpoint": "changed-step00000002-state", "pictures": 6}
