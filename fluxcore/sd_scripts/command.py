@@ -25,6 +25,10 @@ SCHEDULES = {
 }
 
 
+SPLIT_MODE_SWAPS = 18
+"""FluxGym's 12G preset says --split_mode, which sd-scripts today read as so many blocks to swap."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The steps of an attempt: it begins after step `first` of `total`; an epoch has `per_epoch`."""
@@ -74,8 +78,10 @@ def options(config: RunConfig, files: Files, plan: Plan, resume_from: Path | Non
 
 def _precision(config: RunConfig) -> list[str]:
     given = ["--mixed_precision", config.mixed_precision, "--save_precision", config.save_precision]
-    if config.mixed_precision != "no":  # sd-scripts refuses the two together
+    if config.fp8_base and config.mixed_precision != "no":  # sd-scripts refuses the two together
         given.append("--fp8_base")
+    if config.blocks_to_swap and not (config.vram == "12G" and config.blocks_to_swap == SPLIT_MODE_SWAPS):
+        given += ["--blocks_to_swap", str(config.blocks_to_swap)]
     return [*given, "--gradient_checkpointing"] if config.gradient_checkpointing else given
 
 

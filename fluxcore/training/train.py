@@ -28,6 +28,8 @@ from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures
 from fluxcore.log import PatientLog
 from fluxcore.models.family import PromptBatch, family_of
+from fluxcore.models.frozen import hold_base, train_in_32_bit
+from fluxcore.models.held import held
 from fluxcore.models.loading import PromptEmbedding
 from fluxcore.models.locating import Base, is_remote, locate
 from fluxcore.models.registry import BaseModel, find_model
@@ -94,25 +96,31 @@ class Training:
         self.total_steps = config.total_steps(len(self.pictures))
         self.last_epoch = math.ceil(self.total_steps / self.steps_per_epoch)
 
-        # The base model: found, its text side used and freed, then its image side.
+        # The base model: found; its text side used and freed; its image side on the host, the VAE for as long as it is
+        # used on the GPU.
         base = self._find_base(self.model)
         self.phase("load")
-        text = self.family.load_text_side(base, self.model.tokens, dtype, device)
+        text = self.family.load_text_side(
+            base, self.model.tokens, dtype, torch.device("cpu") if config.encode_on_cpu else device
+        )
         captions = [picture.prompt(config.concept_sentence) for picture in self.pictures]
         wanted = ["", *captions, *(text for p in self.prompts for text in (p.text, p.negative))]
         self.phase("cache", total=len(set(wanted)), unit="captions")
         self.embeddings = encode_prompts(text, wanted, self.progress("cache"))
         del text
         self.phase("load")
-        pipeline = self.family.load_image_side(base, dtype, device)
+        pipeline = self.family.load_image_side(base, dtype, torch.device("cpu"))
+        pipeline.vae.to(device)
         self.phase("cache", total=len(self.pictures), unit="pictures")
         self.latents = encode_dataset(
             self.family, pipeline, self.pictures, config.resolution, config.workers, self.progress("cache")
         )
+        pipeline.vae.to("cpu")
         caption_of = [self.embeddings[caption] for caption in captions]
         nothing = self.embeddings[""]
 
-        # The LoRA on every linear layer of the blocks, in 32 bit whatever the base is in.
+        # The LoRA on every linear layer of the blocks, in 32 bit whatever the base is in; only then is the base held in
+        # less, and brought to the GPU layer by layer.
         transformer = pipeline.transformer
         torch.manual_seed(randomness.seed_for(config.seed, "lora"))
         transformer.add_adapter(
@@ -123,11 +131,11 @@ class Training:
                 target_modules=self.family.lora_targets,
             )
         )
-        parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-        for parameter in parameters:
-            parameter.data = parameter.data.float()
+        parameters = train_in_32_bit(transformer, dtype, device)
         if config.network_weights and self.resume_from is None:
             self._continue_from(transformer, Path(config.network_weights))
+        hold_base(transformer, device, held(config), config.blocks_to_swap)
+        transformer.to(device)
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         transformer.train()
