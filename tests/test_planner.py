@@ -217,3 +217,49 @@ def test_the_largest_sample_counts_and_only_where_any_is_drawn() -> None:
     assert largest_sample(flux(sample_prompts=prompts, sample_every_n_steps=5)) == (768, 1024)
     assert largest_sample(flux(sample_prompts=prompts)) == (512, 512)
     assert size_of("24G") == 24 * GIB
+
+
+def test_the_verb_says_the_parts_the_time_and_what_to_change(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    from cli_tools import call, pictures
+
+    module = importlib.import_module("fluxcore.planner.plan")
+    monkeypatch.setattr(module, "measured", lambda request: FOUND)
+    outputs = tmp_path / "outputs"
+    asked = ["plan", "--set", "base_model=flux-dev", "--set", "vram=48G", "--pictures", "20", "--outputs", outputs]
+    answer = call(capsys, *asked)
+    assert answer.code == 0, answer.err
+    assert "11.9 billion" in answer.out and "fits: it needs 24 GiB" in answer.out
+    assert "H100 80 GB" in answer.out and "T4" not in answer.out, "times only where it fits"
+    answer = call(capsys, *asked, "--gpu-gib", "15")
+    assert answer.code == 1 and "does not fit" in answer.out and "fp8_base=true" in answer.out
+    rows = call(capsys, *asked, "--json").json()
+    assert [row["phase"] for row in rows] == ["captions", "pictures", "train"]
+    assert all(sum(row["parts"].values()) == row["bytes"] for row in rows)
+    made = call(
+        capsys, "new", "cat", "--images", pictures(tmp_path / "p"), "--base", "flux-dev", "--set", "vram=48G",
+        "--outputs", outputs,
+    )  # fmt: skip
+    assert made.code == 0
+    assert "fits" in call(capsys, "plan", "cat", "--outputs", outputs).out
+    assert call(capsys, "plan", "--outputs", outputs).code == 64
+    assert call(capsys, "plan", "cat", "--set", "vram=8G", "--outputs", outputs).code == 64
+    assert call(capsys, "plan", "nobody", "--outputs", outputs).code == 64
+
+
+def test_published_figures_are_compared_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fluxcore.planner import published
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(published, "measure_kept", lambda request, outputs: (asked.append(request), FOUND)[1])
+    rows = {row.entry.what: row for row in published.compare(tmp_path)}
+    assert len(rows) == len(published.PUBLISHED) == len(asked)
+    assert asked[0]["size"] == [768, 512] and asked[0]["held"] == "nf4" and asked[0]["targets"] == published.ATTENTION
+    about, over = rows["diffusers, bf16, 512 × 768, rank 4"], rows["sd-scripts, bf16, 1024 pixels, rank 4"]
+    assert about.holds is None and about.difference == pytest.approx(about.planned / 26 - 1)
+    assert over.holds == (over.planned > 26)
+    assert rows["sd-scripts, fp8, 28 blocks swapped"].planned < rows["sd-scripts, fp8, 16 blocks swapped"].planned
+    assert all(row.entry.source.startswith("https://") for row in rows.values())
