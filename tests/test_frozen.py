@@ -133,3 +133,16 @@ def test_moving_the_transformer_leaves_swapped_weights_where_they_are() -> None:
     layers = [layer for layer in model.modules() if isinstance(layer, FrozenLinear)]
     assert layers and all(layer.weight.device.type == "cpu" for layer in layers)
     assert layers[0].whole(torch.device("meta")).device.type == "meta"
+
+
+def test_without_torchao_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from fluxcore.errors import UserError
+    from fluxcore.models.frozen import quantised
+
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(UserError, match="needs torchao.*install requirements.txt.*fp8_base=false"):
+        quantised(torch.zeros(256, 256), "int8")
+    assert quantised(torch.zeros(3, 5), "nf4").shape == (3, 5), "of a size that NF4 has no blocks for"

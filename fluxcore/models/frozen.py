@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fluxcore.errors import UserError
+
 from .held import Held, swapped_blocks
 
 NF4_VALUES = 64 * 256
@@ -61,13 +63,18 @@ class _Multiply(torch.autograd.Function):
 
 
 def quantised(weight: torch.Tensor, held: Held) -> torch.Tensor:
-    """`weight` (out, in) as it is to be held. Raises ImportError without torchao."""
+    """`weight` (out, in) as it is to be held. Raises UserError without torchao."""
     if held == "none" or (held == "nf4" and weight.numel() % NF4_VALUES):
         return weight
     if sys.modules.get("torchao", weight) is None:  # loading.py hides it from diffusers and peft: it takes a second
         del sys.modules["torchao"]
-    from torchao.quantization import Float8Tensor, Int8Tensor, PerRow, to_nf4
-
+    try:
+        from torchao.quantization import Float8Tensor, Int8Tensor, PerRow, to_nf4
+    except ImportError as error:
+        raise UserError(
+            f"a base held in {held} needs torchao, which can't be imported ({error}): install requirements.txt, or set "
+            "fp8_base=false and quantize_base=none"
+        ) from None
     if held == "nf4":
         return to_nf4(weight)
     if held == "int8":
