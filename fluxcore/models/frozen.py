@@ -7,6 +7,7 @@ the backward pass: autograd keeps none of it. torchao quantises; it runs on a CP
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -68,6 +69,7 @@ def quantised(weight: torch.Tensor, held: Held) -> torch.Tensor:
         return weight
     if sys.modules.get("torchao", weight) is None:  # loading.py hides it from diffusers and peft: it takes a second
         del sys.modules["torchao"]
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # kernels that it has not been built for, and that no one asks
     try:
         from torchao.quantization import Float8Tensor, Int8Tensor, PerRow, to_nf4
     except ImportError as error:
