@@ -235,6 +235,23 @@ def test_killed_and_resumed_training_ends_bit_identical(tmp_path: Path, pictures
         assert all(torch.equal(results[name][key], whole[key]) for key in whole), name
 
 
+def test_a_held_and_swapped_base_trains_samples_saves_and_resumes(tmp_path: Path, pictures: Path) -> None:
+    settings = {
+        "mixed_precision": "bf16", "quantize_base": "int8", "blocks_to_swap": 2, "encode_on_cpu": True,
+        "gradient_checkpointing": True, "sample_every_n_steps": 3, "sample_prompts": "ghost --s 2", "network_dim": 2,
+    }  # fmt: skip
+    whole = new_run(tmp_path, "held", pictures, max_train_steps=3, save_every_n_steps=2, **settings)
+    assert train(whole) == 0, whole.train_log.read_text()
+    resumed = new_run(tmp_path, "again", pictures, max_train_steps=3, **settings)
+    shutil.copytree(whole.step_state(2), resumed.step_state(2))
+    assert train(resumed, 1, resumed.step_state(2).name) == 0, resumed.train_log.read_text()
+    expected, found = load_file(whole.final_weights), load_file(resumed.final_weights)
+    assert any(value.abs().max() > 0 for key, value in expected.items() if "lora_up" in key)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    optimizer = torch.load(whole.final_state / "optimizer.bin", weights_only=True)
+    assert {entry["exp_avg"].dtype for entry in optimizer["state"].values()} == {torch.float32}
+
+
 def test_term_saves_a_state_to_resume_from(tmp_path: Path, pictures: Path) -> None:
     folder = new_run(tmp_path, "stopped", pictures, max_train_steps=2000)
     process = trainer(folder)

@@ -189,9 +189,16 @@ def filled(settings: dict[str, object]) -> tuple[torch.nn.Module, Any]:
     """A transformer with a network that does something."""
     model, config = transformer(), parse_config({"network_dim": 4, **settings})
     torch.manual_seed(7)
-    for parameter in add_network(model, config, FLUX_1):
+    add_network(model, config, FLUX_1)
+    for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model, config
+
+
+def test_dora_wants_the_base_as_it_is() -> None:
+    for held in ({"fp8_base": True}, {"quantize_base": "int8"}, {"blocks_to_swap": 2}):
+        with pytest.raises(ConfigError, match="use_dora measures the base's own weights"):
+            parse_config({"use_dora": True, **held})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,7 +39,14 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A ui_state.json.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A ui_state.json, or a config of kohya's (JSON, TOML) or ai-toolkit's (YAML).",
+            show_default=False,
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="The new run's name (default: the file's lora_name).")] = None,
     outputs: Outputs = None,
 ) -> None:

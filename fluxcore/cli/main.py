@@ -12,7 +12,7 @@ import typer
 from fluxcore import __version__
 from fluxcore.errors import UserError
 
-from . import alerts, demo, files, look, query, queue, remove, runs, serve, testing
+from . import alerts, demo, files, look, plan, query, queue, remove, runs, serve, testing
 from .out import note, say
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 64, 70, 130
@@ -33,6 +33,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "app": serve.app,
     "down": serve.down,
     "new": runs.new,
+    "plan": plan.plan,
     "start": runs.start,
     "resume": runs.resume,
     "stop": runs.stop,

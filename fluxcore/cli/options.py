@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
 from fluxcore.errors import UserError
@@ -63,15 +62,17 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
 
 
 def read_config_file(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """The settings in a `ui_state.json`, and the names of those that it has and we don't know. Raises UserError."""
+    """The settings in a config file, and the names of its keys that we have nothing for. Raises UserError.
+
+    A `ui_state.json`, a config of kohya's (JSON or TOML), or ai-toolkit's (YAML).
+    """
+    from fluxcore.config.foreign import ForeignError, read_config
+
     try:
-        values = orjson.loads(file.read_bytes())
+        return read_config(file.read_text(encoding="utf-8"), file.suffix.lower())
     except OSError as error:
         raise UserError(f"the config {file} can't be read ({error.strerror})") from None
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"the config {file} is not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"the config {file} is not a JSON object of settings")
-    from fluxcore.config import from_export
-
-    return from_export(values)
+    except UnicodeDecodeError:
+        raise UserError(f"the config {file} can't be read: it is not text") from None
+    except ForeignError as error:
+        raise UserError(f"the config {file} can't be used: {error}") from None

@@ -25,7 +25,10 @@ def new(
     ] = None,
     trigger: Annotated[str | None, typer.Option(metavar="WORD", help="The trigger word.")] = None,
     base: Annotated[str | None, typer.Option(metavar="MODEL", help="The base model (see fluxcore/models).")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings from a ui_state.json.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings from a ui_state.json, or kohya's or ai-toolkit's config."),
+    ] = None,
     settings: Settings = None,
     start: Annotated[bool, typer.Option("--start", help="Start it as well.")] = False,
     wait: Wait = False,

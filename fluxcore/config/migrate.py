@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 """Which form a `config.saved` is written in; one that says nothing is of the first."""
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
-MIGRATIONS: dict[int, Migration] = {}
+
+
+def _fp8_was_sd_scripts_own(values: dict[str, Any]) -> dict[str, Any]:
+    """Before `fp8_base` was a setting, sd-scripts were always given it."""
+    return {"fp8_base": True, **values} if values.get("trainer") == "sd-scripts" else values
+
+
+MIGRATIONS: dict[int, Migration] = {1: _fp8_was_sd_scripts_own}
 """What makes a config of schema N one of schema N + 1, by N. Whoever renames a setting raises SCHEMA and adds one."""
 
 

@@ -64,6 +64,7 @@ def predict_velocity(
     )[0]
 
 
+@torch.no_grad()
 def draw(pipeline: FluxPipeline, what: Drawing) -> Image.Image:
     """One picture by FluxPipeline's own sampling."""
     negative = {}
@@ -77,7 +78,7 @@ def draw(pipeline: FluxPipeline, what: Drawing) -> Image.Image:
         what.on_step()
         return values
 
-    return pipeline(
+    latents = pipeline(
         prompt_embeds=what.positive.sequence,
         pooled_prompt_embeds=what.positive.pooled,
         **negative,
@@ -88,7 +89,21 @@ def draw(pipeline: FluxPipeline, what: Drawing) -> Image.Image:
         guidance_scale=what.guidance,
         generator=what.generator,
         callback_on_step_end=after_step,
-    ).images[0]
+        output_type="latent",
+    ).images
+    return _decode(pipeline, latents, what.height, what.width)
+
+
+def _decode(pipeline: FluxPipeline, latents: torch.Tensor, height: int, width: int) -> Image.Image:
+    """The picture of packed latents, in the VAE's own precision, on their device: it waits on the host otherwise."""
+    vae, home = pipeline.vae, pipeline.vae.device
+    latents = FluxPipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor).to(vae.dtype)
+    vae.to(latents.device)
+    try:
+        pixels = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
+    finally:
+        vae.to(home)
+    return pipeline.image_processor.postprocess(pixels)[0]
 
 
 def training_mu(image_tokens: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+# Only a quantised base needs torchao (frozen.py); diffusers and peft would import it for a second each time.
+sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 import torch
 from diffusers import FluxPipeline

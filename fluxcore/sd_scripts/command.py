@@ -50,6 +50,10 @@ def not_theirs(config: RunConfig) -> list[str]:
     return found + ([] if config.timestep_sampling in SAMPLINGS else ["timestep_sampling"])
 
 
+SPLIT_MODE_SWAPS = 18
+"""FluxGym's 12G preset says --split_mode, which sd-scripts today read as so many blocks to swap."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The steps of an attempt: it begins after step `first` of `total`; an epoch has `per_epoch`."""
@@ -123,8 +127,10 @@ def _huber(config: RunConfig) -> list[str]:
 
 def _precision(config: RunConfig) -> list[str]:
     given = ["--mixed_precision", config.mixed_precision, "--save_precision", config.save_precision]
-    if config.mixed_precision != "no":  # sd-scripts refuses the two together
+    if config.fp8_base and config.mixed_precision != "no":  # sd-scripts refuses the two together
         given.append("--fp8_base")
+    if config.blocks_to_swap and not (config.vram == "12G" and config.blocks_to_swap == SPLIT_MODE_SWAPS):
+        given += ["--blocks_to_swap", str(config.blocks_to_swap)]
     return [*given, "--gradient_checkpointing"] if config.gradient_checkpointing else given
 
 

@@ -32,16 +32,12 @@ _KINDS = {"attn": r"attn\..+|proj_out", "mlp": r"ff(_context)?\.net\..+|proj_mlp
 _BLOCK = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
 
 
-def add_network(transformer: torch.nn.Module, config: RunConfig, family: Family) -> list[torch.nn.Parameter]:
-    """Put the config's adapter on the transformer; its parameters, in 32 bit whatever the base is in.
+def add_network(transformer: torch.nn.Module, config: RunConfig, family: Family) -> None:
+    """Put the config's adapter on the transformer.
 
     Raises TrainingError where the selection leaves no layer.
     """
     transformer.add_adapter(_adapter(config, target_layers(transformer, config, family)))
-    parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
-    return parameters
 
 
 def target_layers(transformer: torch.nn.Module, config: RunConfig, family: Family) -> str:

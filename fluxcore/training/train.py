@@ -27,6 +27,8 @@ from fluxcore.config import RunConfig
 from fluxcore.dataset.layout import Layout, lay_out
 from fluxcore.log import PatientLog
 from fluxcore.models.family import PromptBatch, family_of
+from fluxcore.models.frozen import hold_base, train_in_32_bit
+from fluxcore.models.held import held
 from fluxcore.models.loading import PromptEmbedding
 from fluxcore.models.locating import Base, is_remote, locate
 from fluxcore.models.registry import BaseModel, find_model
@@ -98,24 +100,32 @@ class Training:
         layout = self.layout = lay_out(config, folder.dataset)
         self.steps_per_epoch, self.total_steps = layout.steps_per_epoch, layout.total_steps
 
-        # The base model: found, its text side used and freed, then its image side.
+        # The base model: found; its text side used and freed; its image side on the host, the VAE for as long as it is
+        # used on the GPU.
         base = self._find_base(self.model)
         self.phase("load")
         tokens, family = self.model.tokens, self.family
         data = self.data = TrainingData(config, layout, Cache(folder.cache), base, tokens, dtype)
         wanted = [text for prompt in self.prompts for text in (prompt.text, prompt.negative)]
-        data.encode_text(wanted, lambda: family.load_text_side(base, tokens, dtype, device), self.encoding)
+        reader = torch.device("cpu") if config.encode_on_cpu else device
+        data.encode_text(wanted, lambda: family.load_text_side(base, tokens, dtype, reader), self.encoding)
         self.embeddings = {text: data.prompt(text) for text in wanted}
         self.phase("load")
-        pipeline = self.pipeline = family.load_image_side(base, dtype, device)
+        pipeline = self.pipeline = family.load_image_side(base, dtype, torch.device("cpu"))
+        pipeline.vae.to(device)
         data.encode_pictures(family, pipeline, self.encoding)
+        pipeline.vae.to("cpu")
 
-        # The LoRA on the chosen layers, in 32 bit whatever the base is in.
+        # The LoRA on the chosen layers, in 32 bit whatever the base is in; only then is the base held in less, and
+        # brought to the GPU layer by layer.
         transformer = pipeline.transformer
         torch.manual_seed(randomness.seed_for(config.seed, "lora"))
-        parameters = add_network(transformer, config, family)
+        add_network(transformer, config, family)
+        parameters = train_in_32_bit(transformer, dtype, device)
         if config.network_weights and self.resume_from is None:
             continue_from(transformer, Path(config.network_weights), config, family)
+        hold_base(transformer, device, held(config), config.blocks_to_swap)
+        transformer.to(device)
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         transformer.train()

@@ -1,0 +1,324 @@
+"""A config's plan: what each phase of its training takes of the GPU, the arithmetic of a step, disk and time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fluxcore.atomic import write_atomic
+from fluxcore.errors import UserError
+from fluxcore.models.held import held, swapped_blocks
+from fluxcore.models.lora_size import lora_size
+from fluxcore.models.registry import BaseModel, find_model
+from fluxcore.runs.disk import DiskNeeds, estimate_disk
+from fluxcore.runs.files import PROJECT_ROOT
+from fluxcore.training.prompts import parse_prompts
+from fluxcore.units import gib
+
+from .hardware import BUS_BYTES, CONTEXT_BYTES, UTILISATION, Gpu
+
+if TYPE_CHECKING:
+    from fluxcore.config import RunConfig
+
+FLUX_1 = Path(__file__).with_name("flux1")
+"""FLUX.1's config.json files, as far as they say how large its parts are: public though the weights are gated."""
+
+PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+MEASURE = 1
+"""Raised whenever measure.py gives other numbers for the same request."""
+
+SECONDS = 600
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0, "lion": 4.0}
+"""Of an optimizer's state for each trained value; Adafactor keeps a row and a column of each matrix."""
+
+MOST_SWAPPED = 35
+
+
+class PlanError(UserError):
+    """A plan that can't be made."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Bytes on the GPU in one phase of a training, part by part."""
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training needs. Bytes; `step_flops` floating point operations of one optimizer step (all its pictures)."""
+
+    phases: tuple[Phase, ...]
+    parameters: int
+    lora_parameters: int
+    step_flops: float
+    swapped_bytes: int
+    host_bytes: int
+    steps: int
+    disk: DiskNeeds
+    checkpointing: bool
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+    def fits(self, size: int) -> bool:
+        """Whether every phase fits into `size` bytes."""
+        return self.peak.total <= size
+
+    def step_seconds(self, gpu: Gpu) -> float:
+        """Seconds of a step on `gpu`: arithmetic at the stated utilisation, and swapped blocks over the bus.
+
+        They cross it once forward, once backward, and once more where the forward is done again for it.
+        """
+        uses = 3 if self.checkpointing else 2
+        return self.step_flops / (gpu.tflops * 1e12 * UTILISATION) + uses * self.swapped_bytes / BUS_BYTES
+
+
+def plan(config: RunConfig, pictures: int, outputs: Path, *, wait: bool = True) -> Plan | None:
+    """The plan of `config` with so many pictures.
+
+    A new combination of model, size and precision takes 10 to 30 seconds in a process of its own; `outputs/.plans`
+    keeps it. With `wait` false that goes on behind, and None is the answer meanwhile: for a form that asks again.
+    Raises PlanError where the model's shape is not known, or the measuring fails.
+    """
+    request = request_of(config)
+    keep = _place(outputs, request)
+    if not wait and _read(keep) is None:
+        _later(request, keep)
+        return None
+    return make_plan(config, pictures, measure_kept(request, outputs))
+
+
+def measure_kept(request: dict[str, Any], outputs: Path) -> dict[str, Any]:
+    """measure.py's answer, the kept one where there is one. Raises PlanError."""
+    keep = _place(outputs, request)
+    found = _read(keep)
+    if found is None:
+        found = measured(request)
+        _keep(keep, found)
+    return found
+
+
+def request_of(config: RunConfig) -> dict[str, Any]:
+    """What measure.py is asked about `config`. Raises PlanError."""
+    model = find_model(config.base_model)
+    height, width = largest_sample(config)
+    return {
+        **model_files(model),
+        "precision": config.mixed_precision,
+        "held": held(config),
+        "rank": config.network_dim,
+        "checkpointing": config.gradient_checkpointing,
+        "batch": config.train_batch_size,
+        "tokens": model.tokens,
+        "size": [config.resolution, config.resolution],
+        "sample_size": [height, width],
+    }
+
+
+def model_files(model: BaseModel) -> dict[str, Any]:
+    """The config.json of each part of `model`: its own where it is a folder here, else those of FLUX.1."""
+    if model.path is not None and (model.path / "transformer" / "config.json").is_file():
+        try:
+            return {part: json.loads((model.path / part / "config.json").read_text()) for part in PARTS}
+        except (OSError, ValueError) as error:
+            raise PlanError(f"the base model {model.name} has no readable config.json in each part: {error}") from None
+    if model.family != "flux":
+        raise PlanError(f"what {model.name} needs can't be told before it is downloaded as a diffusers folder")
+    files = {part: json.loads((FLUX_1 / f"{part}.json").read_text()) for part in PARTS}
+    if "schnell" in (model.repo or model.name).lower():
+        files["transformer"]["guidance_embeds"] = False
+    return files
+
+
+def largest_sample(config: RunConfig) -> tuple[int, int]:
+    """Height and width in pixels of the largest sample; the training's, where none is drawn."""
+    try:
+        prompts = parse_prompts(config.sample_prompts) if config.sample_every_n_steps else []
+    except ValueError:
+        prompts = []
+    sizes = [(prompt.height or config.resolution, prompt.width or config.resolution) for prompt in prompts]
+    return max(sizes, key=math.prod, default=(config.resolution, config.resolution))
+
+
+def measured(request: dict[str, Any]) -> dict[str, Any]:
+    """measure.py's answer, from a process of its own. Raises PlanError."""
+    command = [sys.executable, "-m", "fluxcore.planner.measure"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT_ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+    }
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, env=environment, timeout=SECONDS
+        )
+        answer = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise PlanError(f"the planner's process gave no answer: {error}") from None
+    if not isinstance(answer, dict):
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise PlanError(f"the planner's process failed: {last}")
+    return answer
+
+
+def make_plan(config: RunConfig, pictures: int, found: dict[str, Any]) -> Plan:
+    """The plan out of measure.py's answer for `request_of(config)`."""
+    transformer = request_of(config)["transformer"]
+    away = swapped_blocks(config.blocks_to_swap, transformer["num_layers"], transformer["num_single_layers"])
+    swapped = away[0] * found["double_bytes"] + away[1] * found["single_bytes"]
+    values = found["lora_parameters"]
+    lora = 4 * values
+    optimizer = 4 * found["lora_edges"]
+    if config.optimizer_type != "adafactor":
+        optimizer = int(OPTIMIZER_BYTES.get(config.optimizer_type, 8.0) * values)
+    context = {"CUDA context": CONTEXT_BYTES}
+    base = {"base model": found["base_bytes"] - swapped, "LoRA": lora, "its optimizer": optimizer}
+    copy = {"copy of a swapped layer": found["largest_bytes"]} if swapped else {}
+    phases = [Phase("pictures", {"VAE": found["vae_bytes"], "its activations": found["encode_bytes"], **context})]
+    if not config.encode_on_cpu:
+        text = {"text encoders": found["text_bytes"], "their activations": found["text_peak_bytes"]}
+        phases.insert(0, Phase("captions", {**text, **context}))
+    active = {"gradients": lora, "activations": found["train_bytes"]}
+    phases.append(Phase("train", {**base, **active, **copy, **context}))
+    if config.sample_every_n_steps and config.sample_prompts.strip():
+        drawing = {"VAE": found["vae_bytes"], "activations": max(found["sample_bytes"], found["decode_bytes"])}
+        phases.append(Phase("sample", {**base, **drawing, **copy, **context}))
+    model = find_model(config.base_model)
+    bytes_of = {"no": 4, "bf16": 2, "fp16": 2}[config.mixed_precision]
+    return Plan(
+        phases=tuple(phases),
+        parameters=found["parameters"],
+        lora_parameters=values,
+        step_flops=found["step_flops"],
+        swapped_bytes=swapped,
+        host_bytes=max(found["parameters"] * bytes_of, found["text_bytes"]),
+        steps=config.total_steps(pictures) if pictures or config.max_train_steps else 0,
+        disk=estimate_disk(config, pictures, lora_size(model)),
+        checkpointing=config.gradient_checkpointing,
+    )
+
+
+def verdict(config: RunConfig, made: Plan, size: int) -> str:
+    """Whether it fits a GPU of `size` bytes, and what to change where it does not: a sentence."""
+    peak = made.peak
+    need = f"it needs {gib(peak.total)} at its peak ({peak.name}), the GPU has {gib(size)}"
+    if made.fits(size):
+        tight = "; that is tight, because the allocator's waste is not in it" if peak.total > 0.93 * size else ""
+        return f"fits: {need}{tight}"
+    changes, enough = advice(config, made, size)
+    if not changes:
+        return f"does not fit: {need}, and no setting would help"
+    words = ", ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
+    return f"does not fit: {need}; {'set' if enough else 'even this may not do:'} {words}"
+
+
+def advice(config: RunConfig, made: Plan, size: int) -> tuple[dict[str, Any], bool]:
+    """Settings that would make it fit, the cheapest in time first, and whether they are enough by this plan's parts."""
+    by_name = {phase.name: phase for phase in made.phases}
+    changes: dict[str, Any] = {}
+    enough = True
+    if "captions" in by_name and by_name["captions"].total > size:
+        changes["encode_on_cpu"] = True
+    if by_name["pictures"].total > size:
+        changes["resolution"] = max(64, config.resolution // 2 // 64 * 64)
+    if (over := by_name["train"].total - size) > 0:
+        more, enough = _train_advice(config, made, over)
+        changes |= more
+    if "sample" in by_name and by_name["sample"].total > size and "blocks_to_swap" not in changes:
+        changes["sample_every_n_steps"] = 0
+    return changes, enough
+
+
+def _train_advice(config: RunConfig, made: Plan, over: int) -> tuple[dict[str, Any], bool]:
+    parts = next(phase.parts for phase in made.phases if phase.name == "train")
+    base, active = parts["base model"] + made.swapped_bytes, parts["activations"]
+    changes: dict[str, Any] = {}
+
+    def save(name: str, value: Any, saved: float) -> None:
+        nonlocal over
+        if over > 0 and saved > 0:
+            changes[name] = value
+            over -= int(saved)
+
+    if not config.gradient_checkpointing:  # what remains is a block's, and the inputs of all: less than a fifth
+        save("gradient_checkpointing", True, 0.8 * active)
+        active = int(0.2 * active)
+    if config.train_batch_size > 1:
+        save("train_batch_size", 1, active * (1 - 1 / config.train_batch_size))
+    left = base
+    if held(config) == "none" and config.mixed_precision != "no":
+        save("fp8_base", True, base / 2)
+        left = base // 2 if "fp8_base" in changes else base
+    if over > 0 and config.blocks_to_swap < MOST_SWAPPED:
+        doubles = 2 * 9  # 35 swap nearly all of FLUX's 19 double and 38 single blocks
+        each = left / (doubles + 1 + 19)
+        wanted = config.blocks_to_swap + math.ceil(over / each)
+        save("blocks_to_swap", min(MOST_SWAPPED, wanted), (min(MOST_SWAPPED, wanted) - config.blocks_to_swap) * each)
+    return changes, over <= 0
+
+
+def _place(outputs: Path, request: dict[str, Any]) -> Path:
+    versions = {"measure": str(MEASURE)}
+    for package in ("torch", "diffusers", "peft", "transformers", "torchao"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    key = hashlib.sha256(json.dumps([request, versions], sort_keys=True).encode()).hexdigest()[:24]
+    return outputs / ".plans" / f"{key}.json"
+
+
+def _read(keep: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(keep.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "train_bytes" in found else None
+
+
+def _keep(keep: Path, found: dict[str, Any]) -> None:
+    try:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(keep, json.dumps(found).encode())
+    except OSError:
+        pass  # it is measured again next time
+
+
+_measuring: set[str] = set()
+
+
+def _later(request: dict[str, Any], keep: Path) -> None:
+    """Measure in a thread, once at a time for each request."""
+    if keep.name in _measuring:
+        return
+    _measuring.add(keep.name)
+
+    def work() -> None:
+        try:
+            _keep(keep, measured(request))
+        except PlanError:
+            return  # it stays in the set: a form that asks every second must not start it anew
+        _measuring.discard(keep.name)
+
+    start: Callable[[], None] = threading.Thread(target=work, name="planner", daemon=True).start
+    start()

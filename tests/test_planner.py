@@ -1,0 +1,265 @@
+"""The planner: its counts against closed forms, its memory against a real run, its composition against a full depth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxcore.config import RunConfig, resolve_config
+from fluxcore.models.lora_size import FLUX_1
+from fluxcore.models.registry import find_model
+from fluxcore.planner import PlanError, advice, plan, verdict
+from fluxcore.planner import plan as plan_function
+from fluxcore.planner.hardware import CONTEXT_BYTES, GPUS, size_of
+from fluxcore.planner.plan import largest_sample, make_plan, model_files, request_of
+
+GIB = 2**30
+FOUND: dict[str, Any] = {
+    "parameters": 11_901_408_320, "base_bytes": 23_802_816_640, "double_bytes": 679_662_592,
+    "single_bytes": 283_183_616, "largest_bytes": 113_246_208, "lora_parameters": 21_479_424, "lora_edges": 5_373_808,
+    "train_bytes": 880_431_120, "kept_bytes": 552_488_964, "step_flops": 67_102_118_412_288,
+    "sample_bytes": 516_492_292, "vae_bytes": 335_278_732, "encode_bytes": 671_088_640, "decode_bytes": 3_221_225_472,
+    "text_bytes": 10_033_934_848, "text_peak_bytes": 96_600_064,
+}  # fmt: skip
+"""What measure.py says of FLUX.1-dev in bf16 at 512 pixels, rank 4, with gradient checkpointing."""
+
+
+def flux(**settings: Any) -> RunConfig:
+    return resolve_config({"base_model": "flux-dev", "vram": "48G", **settings})
+
+
+def flux_parameters(width: int, doubles: int, singles: int, text: int, channels: int, pooled: int, head: int) -> int:
+    """Of a FLUX transformer with guidance, by hand: matrices and their biases, and the norms of queries and keys."""
+    linear = lambda inputs, outputs: (inputs + 1) * outputs  # noqa: E731
+    embedder = lambda inputs: linear(inputs, width) + linear(width, width)  # noqa: E731
+    double = 2 * (linear(width, 6 * width) + 4 * linear(width, width) + 2 * head)
+    double += 2 * (linear(width, 4 * width) + linear(4 * width, width))
+    single = linear(width, 3 * width) + 3 * linear(width, width) + 2 * head
+    single += linear(width, 4 * width) + linear(5 * width, width)
+    around = embedder(256) * 2 + embedder(pooled) + linear(text, width) + linear(channels, width)
+    around += linear(width, 2 * width) + linear(width, channels)
+    return doubles * double + singles * single + around
+
+
+def test_flux_1_counts_are_the_closed_forms_and_the_published_twelve_billion() -> None:
+    torch = pytest.importorskip("torch")
+    from fluxcore.planner.measure import build_transformer
+
+    files = model_files(find_model("flux-dev"))
+    with torch.device("meta"):
+        model = build_transformer(files["transformer"], torch.bfloat16)
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert counted == flux_parameters(3072, 19, 38, 4096, 64, 768, 128) == 11_901_408_320
+    assert FLUX_1.trained * 4 == FOUND["lora_parameters"]
+    # A step's arithmetic: every matrix forward, again for the backward pass, and its transpose; attention besides.
+    tokens = 512 + 1024
+    matrices = 3 * 2 * (tokens * 19 * 12 + tokens * 38 * 12) * 3072**2
+    attention = 57 * 24 * (2 + 5 / 2) * 2 * 2 * tokens**2 * 128
+    assert FOUND["step_flops"] == pytest.approx(matrices + attention, rel=0.01)
+
+
+def tiny_request(**changes: Any) -> dict[str, Any]:
+    mini = model_files(find_model("flux-mini"))
+    transformer = {
+        "attention_head_dim": 32, "axes_dims_rope": [8, 12, 12], "guidance_embeds": True, "in_channels": 64,
+        "joint_attention_dim": 64, "num_attention_heads": 4, "num_layers": 1, "num_single_layers": 2, "patch_size": 1,
+        "pooled_projection_dim": 64,
+    }  # fmt: skip
+    request = {
+        **mini, "transformer": transformer, "precision": "bf16", "held": "none", "rank": 4, "checkpointing": True,
+        "batch": 2, "tokens": 32, "size": [128, 128], "sample_size": [64, 64],
+    }  # fmt: skip
+    return request | changes
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_planned_activations_are_those_of_a_real_run(checkpointing: bool) -> None:
+    """The same step with real tensors on the CPU: what autograd keeps, by torch's own saved-tensor hooks."""
+    import torch
+
+    from fluxcore.models.frozen import train_in_32_bit
+    from fluxcore.planner import measure
+    from fluxcore.planner.live import Live
+
+    request = tiny_request(checkpointing=checkpointing)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        with measure._default(torch.bfloat16):
+            model = measure.FluxTransformer2DModel.from_config(request["transformer"]).requires_grad_(False)
+        model.add_adapter(measure.LoraConfig(r=4, lora_alpha=4, target_modules=measure.LORA_TARGETS))
+        trained = train_in_32_bit(model, torch.bfloat16, measure.CPU)
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model.train()
+        inputs = measure._inputs(model, torch.bfloat16, 2, (128, 128), 32, 8)
+        saved: dict[int, torch.Tensor] = {}
+        known = {tensor.untyped_storage()._cdata for tensor in measure._held(model)}
+        known |= {value.untyped_storage()._cdata for value in inputs.values() if value is not None}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            saved[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        live = Live([*measure._held(model), *(value for value in inputs.values() if value is not None)])
+        with live, measure.gpu_autocast(torch.bfloat16):
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                velocity = model(**inputs, return_dict=False)[0]
+                loss = (velocity.float() - torch.zeros(velocity.shape)).square().mean()
+            by_hooks = sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in known)
+            saved.clear()
+            loss.backward()
+    found = measure._transformer_in_fakes(request)
+    assert found["train_bytes"] == pytest.approx(live.peak, rel=0.02)
+    if not checkpointing:  # the hooks of a checkpoint hide what it keeps itself
+        assert found["kept_bytes"] == pytest.approx(by_hooks, rel=0.05)
+    assert found["step_flops"] == live.flops
+
+
+def test_a_depth_is_composed_exactly_and_less_is_kept_with_checkpointing() -> None:
+    from fluxcore.planner import measure
+
+    transformer = tiny_request()["transformer"] | {"num_layers": 3, "num_single_layers": 6}
+    for checkpointing in (False, True):
+        request = tiny_request(transformer=transformer, checkpointing=checkpointing, held="fp8")
+        composed = measure._transformer_in_fakes(request)
+        full = measure._transformer_in_fakes(request, depth=(3, 6))
+        assert {key: full[key] for key in measure.GROWING} == {key: composed[key] for key in measure.GROWING}
+        assert composed["train_bytes"] == pytest.approx(full["train_bytes"], rel=0.002)
+    assert composed["base_bytes"] < 0.7 * 2 * composed["parameters"]
+
+
+def test_the_parts_add_up_and_say_what_they_are() -> None:
+    made = make_plan(flux(sample_every_n_steps=10, sample_prompts="a cat"), 20, FOUND)
+    phases = {phase.name: phase for phase in made.phases}
+    assert list(phases) == ["captions", "pictures", "train", "sample"]
+    train = phases["train"].parts
+    assert train["base model"] == FOUND["base_bytes"] and train["CUDA context"] == CONTEXT_BYTES
+    assert train["LoRA"] == train["gradients"] == 4 * FOUND["lora_parameters"]
+    assert train["its optimizer"] == 8 * FOUND["lora_parameters"]
+    assert made.peak.name == "sample"  # a decoded picture takes more than a checkpointed step
+    assert phases["captions"].total == FOUND["text_bytes"] + FOUND["text_peak_bytes"] + CONTEXT_BYTES
+    assert made.steps == 20 * 10 * 16 and made.disk.total
+    assert make_plan(flux(), 20, FOUND).peak.name == "train"
+
+
+def test_swapped_blocks_leave_the_gpu_and_cost_time() -> None:
+    whole, swapped = make_plan(flux(), 1, FOUND), make_plan(flux(blocks_to_swap=18), 1, FOUND)
+    away = 9 * FOUND["double_bytes"] + 18 * FOUND["single_bytes"]
+    assert swapped.swapped_bytes == away
+    assert whole.peak.total - swapped.phases[-1].total == away - FOUND["largest_bytes"]
+    gpu = next(gpu for gpu in GPUS if gpu.name == "RTX 4090")
+    assert swapped.step_seconds(gpu) > whole.step_seconds(gpu) > 0.5
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 20, 24])
+def test_what_it_advises_is_enough_by_its_own_arithmetic(size: int) -> None:
+    config = flux()
+    made = make_plan(config, 20, FOUND)
+    assert not made.fits(size << 30) and verdict(config, made, size << 30).startswith("does not fit")
+    changes, enough = advice(config, made, size << 30)
+    assert enough and changes
+    assert ("encode_on_cpu" in changes) == (size == 8)
+    blocks = FOUND["base_bytes"] * (0.5 if changes.get("fp8_base") else 1) / FOUND["base_bytes"]
+    halved = {key: int(FOUND[key] * blocks) for key in ("base_bytes", "double_bytes", "single_bytes", "largest_bytes")}
+    better = make_plan(flux(**changes), 20, FOUND | halved)
+    assert better.fits(int(1.01 * (size << 30)))
+
+
+def test_a_plan_that_fits_says_so_and_when_it_is_tight() -> None:
+    config = flux()
+    made = make_plan(config, 20, FOUND)
+    assert verdict(config, made, 48 * GIB).startswith("fits: it needs 24 GiB at its peak (train)")
+    assert "tight" in verdict(config, made, int(made.peak.total * 1.01))
+
+
+def test_a_form_gets_no_answer_at_first_and_the_kept_one_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+    import time
+
+    module = importlib.import_module("fluxcore.planner.plan")
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "measured", lambda request: (asked.append(request), FOUND)[1])
+    assert plan(flux(), 20, tmp_path, wait=False) is None
+    deadline = time.monotonic() + 10
+    while (made := plan(flux(), 20, tmp_path, wait=False)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert made.parameters == FOUND["parameters"] and len(asked) == 1
+    assert plan(flux(learning_rate="1e-5"), 5, tmp_path) is not None and len(asked) == 1  # depends on nothing of it
+    assert plan(flux(resolution=768), 5, tmp_path) is not None and len(asked) == 2
+    (tmp_path / ".plans").rename(tmp_path / "gone")
+    monkeypatch.setattr(module, "measured", lambda request: (_ for _ in ()).throw(PlanError("no torch here")))
+    with pytest.raises(PlanError, match="no torch"):
+        plan(flux(), 20, tmp_path)
+    assert plan_function is plan
+
+
+def test_models_without_a_known_shape_are_refused_and_schnell_has_no_guidance(tmp_path: Path) -> None:
+    from fluxcore.models.registry import BaseModel
+
+    with pytest.raises(PlanError, match="can't be told before"):
+        model_files(BaseModel("klein", "klein", family="flux2", repo="x/y"))
+    assert request_of(flux(base_model="flux-schnell"))["transformer"]["guidance_embeds"] is False
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text("{")
+    with pytest.raises(PlanError, match="no readable config.json"):
+        model_files(BaseModel("torn", "torn", path=tmp_path))
+    assert json.dumps(request_of(flux()))
+
+
+def test_the_largest_sample_counts_and_only_where_any_is_drawn() -> None:
+    prompts = "a --w 1024 --h 768\nb --w 512 --h 512"
+    assert largest_sample(flux(sample_prompts=prompts, sample_every_n_steps=5)) == (768, 1024)
+    assert largest_sample(flux(sample_prompts=prompts)) == (512, 512)
+    assert size_of("24G") == 24 * GIB
+
+
+def test_the_verb_says_the_parts_the_time_and_what_to_change(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    from cli_tools import call, pictures
+
+    module = importlib.import_module("fluxcore.planner.plan")
+    monkeypatch.setattr(module, "measured", lambda request: FOUND)
+    outputs = tmp_path / "outputs"
+    asked = ["plan", "--set", "base_model=flux-dev", "--set", "vram=48G", "--pictures", "20", "--outputs", outputs]
+    answer = call(capsys, *asked)
+    assert answer.code == 0, answer.err
+    assert "11.9 billion" in answer.out and "fits: it needs 24 GiB" in answer.out
+    assert "H100 80 GB" in answer.out and "T4" not in answer.out, "times only where it fits"
+    answer = call(capsys, *asked, "--gpu-gib", "15")
+    assert answer.code == 1 and "does not fit" in answer.out and "fp8_base=true" in answer.out
+    rows = call(capsys, *asked, "--json").json()
+    assert [row["phase"] for row in rows] == ["captions", "pictures", "train"]
+    assert all(sum(row["parts"].values()) == row["bytes"] for row in rows)
+    made = call(
+        capsys, "new", "cat", "--images", pictures(tmp_path / "p"), "--base", "flux-dev", "--set", "vram=48G",
+        "--outputs", outputs,
+    )  # fmt: skip
+    assert made.code == 0
+    assert "fits" in call(capsys, "plan", "cat", "--outputs", outputs).out
+    assert call(capsys, "plan", "--outputs", outputs).code == 64
+    assert call(capsys, "plan", "cat", "--set", "vram=8G", "--outputs", outputs).code == 64
+    assert call(capsys, "plan", "nobody", "--outputs", outputs).code == 64
+
+
+def test_published_figures_are_compared_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fluxcore.planner import published
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(published, "measure_kept", lambda request, outputs: (asked.append(request), FOUND)[1])
+    rows = {row.entry.what: row for row in published.compare(tmp_path)}
+    assert len(rows) == len(published.PUBLISHED) == len(asked)
+    assert asked[0]["size"] == [768, 512] and asked[0]["held"] == "nf4" and asked[0]["targets"] == published.ATTENTION
+    about, over = rows["diffusers, bf16, 512 × 768, rank 4"], rows["sd-scripts, bf16, 1024 pixels, rank 4"]
+    assert about.holds is None and about.difference == pytest.approx(about.planned / 26 - 1)
+    assert over.holds == (over.planned > 26)
+    assert rows["sd-scripts, fp8, 28 blocks swapped"].planned < rows["sd-scripts, fp8, 16 blocks swapped"].planned
+    assert all(row.entry.source.startswith("https://") for row in rows.values())
