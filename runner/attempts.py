@@ -28,6 +28,7 @@ def record(executor: Executor, run: Run) -> Record:
     if found.trainer is None and attempt.pid:
         trainer = Identity(attempt.pid, attempt.create_time, attempt.boot_id, attempt.start_ticks)
         found = replace(found, trainer=trainer)
+    run.record = found
     return found
 
 
@@ -62,9 +63,8 @@ def declare_stalled(run: Run, attempt: Attempt, data: dict[str, Any]) -> bool:
     more = {**point, "stacks": run.dump.path if run.dump else None, **({"hint": hint} if hint else {})}
     if not run.append("run.stalled", {**data, **more}, attempt=attempt.number):
         return False
-    seconds, saved = data["evidence"]["seconds_without_progress"], point["resume_checkpoint"]
-    where = f"checkpoint to go on from: {saved}" if saved else "there is no checkpoint to go on from"
-    run.note(f"stalled ({data['verdict']}): {seconds} s without progress; ending it; {where}", "ERROR")
+    seconds = data["evidence"]["seconds_without_progress"]
+    run.note(f"stalled ({data['verdict']}): {seconds} s without progress; ending it; {_where(point)}", "ERROR")
     if run.dump is not None:
         what = f"where its threads stood: {run.dump.path}" if run.dump.path else f"no stacks: {run.dump.problem}"
         run.note(what, "INFO" if run.dump.path else "WARNING")
@@ -118,7 +118,7 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
         if not run.append("run.stopped", stopped, attempt=number):
             return False
         why = "" if reason == "user" else f" ({reason})"
-        run.note(f"stopped{why} at step {state.step}; checkpoint to go on from: {point['resume_checkpoint']}")
+        run.note(f"stopped{why} at step {state.step}; {_where(point)}")
         return True
     failure: dict[str, Any] = {"exit_code": ended.exit_code, "signal": ended.signal, "reason": ending.reason}
     if not run.append("run.failed", {**failure, "hint": ending.hint, "tail": tail, **point}, attempt=number):
@@ -148,6 +148,11 @@ def _facts(run: Run, attempt: Attempt, ended: Exit, point: dict[str, Any]) -> Fa
 def again(point: dict[str, Any]) -> str:
     """What a person does after a failure, in a word or two."""
     return "resume" if point["resume_checkpoint"] else "start again"
+
+
+def _where(point: dict[str, Any]) -> str:
+    saved = point["resume_checkpoint"]
+    return f"checkpoint to go on from: {saved}" if saved else "there is no checkpoint to go on from"
 
 
 def _seconds(run: Run, attempt: Attempt) -> float:

@@ -102,6 +102,12 @@ class Executor(Protocol):
     def tree(self, folder: RunFolder, record: Record) -> list[Identity]:
         """Every live process of the run's attempt, whatever session it moved to, without the shim."""
 
+    def output_is_deleted(self, record: Record) -> bool:
+        """Whether the file that the live trainer prints into was deleted: nobody can put its folder back."""
+
+    def forget(self, folder: RunFolder, attempt: int) -> None:
+        """Remember nothing of an attempt: its folder is gone, another run may take its name."""
+
     def activity(self, folder: RunFolder, attempt: int, record: Record) -> Activity | None:
         """CPU, memory and I/O of the attempt's processes; None where nothing can be seen."""
 
@@ -202,6 +208,19 @@ class LocalExecutor:
         boot = next((known.boot_id for known in (record.trainer, record.shim) if known), "")
         rows = [table[pid] for pid in sorted(pids) if pid in table and not table[pid].zombie]
         return [Identity(row.pid, 0.0, boot, row.start_ticks) for row in rows]
+
+    def output_is_deleted(self, record: Record) -> bool:
+        for process in (record.trainer, record.shim):
+            if process is not None and is_alive(process):
+                try:
+                    return os.readlink(f"/proc/{process.pid}/fd/1").endswith("/train.log (deleted)")
+                except OSError:
+                    continue
+        return False
+
+    def forget(self, folder: RunFolder, attempt: int) -> None:
+        self._started.pop((folder.path, attempt), None)
+        self._usage.pop((folder.path, attempt), None)
 
     def activity(self, folder: RunFolder, attempt: int, record: Record) -> Activity | None:
         roots = {known.pid for known in (record.shim, record.trainer) if known and is_alive(known)}

@@ -15,7 +15,7 @@ from fluxcore.runs import RunError, RunFolder, is_valid_name, list_run_folders
 from fluxcore.runs.auto_resume import auto_resume_follows
 from fluxcore.runs.installation import Installation
 
-from . import attempts, spawning
+from . import attempts, orphans, spawning
 from .alerts import Alerts
 from .clock import Clock
 from .disk import DiskGuard
@@ -67,6 +67,8 @@ class Runner:
         self.dumper = dumper
         self.poll_seconds = POLL_SECONDS
         self.runs: dict[str, Run] = {}
+        self.orphans: list[orphans.Orphan] = []
+        """Trainers whose run is gone, being ended."""
         self.installation = Installation(outputs)
         self.shutting_down = False
         """Nothing starts any more, and every live run is stopped."""
@@ -98,6 +100,7 @@ class Runner:
         self._each(live, self.judge)
         # A log that can't be read must not keep a trainer from its TERM when all end.
         self._each(live, self.act, paused_too=self.shutting_down)
+        self._see_to_orphans(orphans.turn)
         self._each(live, Run.show)
         if self.alerts is not None:
             self.alerts.turn(live, self.runs)
@@ -107,7 +110,8 @@ class Runner:
     @property
     def is_idle(self) -> bool:
         """Whether no process of any run lives, or is about to, for all that is known: what can't be read may."""
-        return self.listed and not any(run.holds_machine or not run.is_read for run in self.runs.values())
+        idle = not any(run.holds_machine or not run.is_read for run in self.runs.values())
+        return self.listed and idle and not self.orphans
 
     def shut_down(self) -> None:
         """From now on start nothing and stop every live run, reason `shutdown`; `is_idle` says when that is done."""
@@ -115,9 +119,9 @@ class Runner:
             log.info("stopping every run")
         self.shutting_down = True
         now = self.clock.monotonic()
-        for run in self.runs.values():
-            if run.kill is not None:  # a stop under way gets no longer than the others
-                run.kill.hurry(now, SHUTDOWN_GRACE_SECONDS)
+        for kill in [*(run.kill for run in self.runs.values()), *(orphan.kill for orphan in self.orphans)]:
+            if kill is not None:  # a stop under way gets no longer than the others
+                kill.hurry(now, SHUTDOWN_GRACE_SECONDS)
 
     def leave(self) -> None:
         """Let go of everything; trainers go on."""
@@ -129,6 +133,7 @@ class Runner:
     def read_logs(self, hints: Iterable[str]) -> None:
         """Fold in what came: of hinted and live runs always, of all runs at each poll."""
         now = self.clock.monotonic()
+        missing: list[str] = []
         for run in self.runs.values():
             if run.watch is not None:
                 run.watch.look(now)
@@ -136,8 +141,7 @@ class Runner:
             self._polled_at = now
             try:
                 names = {folder.name for folder in list_run_folders(self.outputs)}
-                self._drop_missing(names)
-                self.listed = True
+                missing, self.listed = [name for name in self.runs if name not in names], True
             except (RunError, OSError) as error:  # a network disk may come back
                 log.warning("%s", error)
                 names, self.listed = set(self.runs), False
@@ -150,6 +154,7 @@ class Runner:
         for name in names - set(self.runs):
             self.runs[name] = Run(RunFolder(self.outputs / name), self.clock)
         self._each([self.runs[name] for name in sorted(names)], self._read)
+        self._see_to_orphans(orphans.look, missing)
 
     def _read_installation(self, *, thorough: bool) -> None:
         try:
@@ -310,8 +315,15 @@ class Runner:
                     log.error("%s: %s", run.name, trouble, exc_info=not isinstance(error, OSError))
                 run.trouble = trouble
 
+    def _see_to_orphans(self, step: Callable[..., None], *what: object) -> None:
+        """Trouble with what is gone must not reach the runs."""
+        try:
+            step(self, *what)
+        except Exception as error:
+            log.error("ending what is left of a deleted run failed: %r", error, exc_info=True)
+
     def _due(self, live: list[Run]) -> float:
-        due, now = self.poll_seconds, self.clock.monotonic()
+        due, now = BUSY_SECONDS if self.orphans else self.poll_seconds, self.clock.monotonic()
         if self.alerts is not None:
             due = min(due, self.alerts.due())
         for run in live:
@@ -330,8 +342,3 @@ class Runner:
 
     def _is_run(self, name: str) -> bool:
         return is_valid_name(name) and any((self.outputs / name).glob("events*.jsonl"))
-
-    def _drop_missing(self, there: set[str]) -> None:
-        for name in [name for name in self.runs if name not in there]:
-            if self.runs[name].state.live_attempt is None:  # a live one is kept: a network disk may come back
-                self.runs.pop(name).close()

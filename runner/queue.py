@@ -33,7 +33,8 @@ class Queue:
         may_come, answers = self._gpus_may_come(gpus), found is not None
         machine = Machine(gpus, runner.cpu_slots, may_come, answers, seen=self._seen)
         now = self._clock.now().timestamp()
-        return line_up(list(runner.runs.values()), machine, now, paused=runner.installation.paused)
+        runs, paused = list(runner.runs.values()), runner.installation.paused
+        return line_up(runs, machine, now, paused=paused, orphans=runner.orphans)
 
     def give(self, runner: Runner, turn: Turn) -> None:
         """Start the run, refuse its request, or tell it its place where that changed."""

@@ -8,12 +8,14 @@ from functools import cache
 from typing import Any
 
 from fluxcore.config import defaults
-from fluxcore.log import Event, EventError, EventLog, FolderReader, format_ts
+from fluxcore.log import Event, EventError, EventLog, FolderReader, format_ts, number
 from fluxcore.runs import RunFolder, RunState, refresh_ui_state
 from fluxcore.runs.disk import DiskNeeds
+from fluxcore.runs.processes import Identity
 from fluxcore.runs.records import Attempt
 
 from .clock import Clock
+from .executor import Record
 from .kill import TreeKill
 from .stacks import Dump
 from .watch import Watch
@@ -52,6 +54,14 @@ class Run:
         self.kill: TreeKill | None = None
         self.dump: Dump | None = None
         """The stacks of a stuck trainer, while they are taken."""
+        self.record: Record | None = None
+        """What was recorded of the newest attempt when that was last looked at."""
+        self.left: tuple[Attempt, Record, float] | None = None
+        """A live attempt that the log knew before another took its place: with its record and its grace in seconds."""
+        self.missing = False
+        """Whether its folder was not there when that was last looked at."""
+        self.former_name = ""
+        """What its folder was called when its trainer started, where it was renamed since."""
         self.known_attempt = 0
         """The attempt that this runner started or adopted."""
         self.spawned: dict[int, tuple[float, int]] = {}
@@ -84,7 +94,7 @@ class Run:
     @property
     def holds_machine(self) -> bool:
         """Whether processes of the run live, or are about to."""
-        return self.state.has_processes or self.kill is not None
+        return self.state.has_processes or self.kill is not None or self.left is not None
 
     @property
     def is_active(self) -> bool:
@@ -107,6 +117,20 @@ class Run:
         config = self.state.served_config(attempt) if attempt else self.state.config
         return config.get(name, _defaults()[name])
 
+    def live_record(self) -> tuple[Attempt, Record, float] | None:
+        """The newest attempt, its record and its grace, where processes of it may live."""
+        attempt = self.state.attempt
+        if attempt is None or not self.holds_machine:
+            return None
+        identity = Identity(attempt.pid, attempt.create_time, attempt.boot_id, attempt.start_ticks)
+        grace = number(self.option("stop_grace_seconds"))
+        return attempt, self.record or Record(trainer=identity if attempt.pid else None), grace or 0.0
+
+    def knows(self, attempt: Attempt) -> bool:
+        """Whether its log has this very attempt, by its process."""
+        same = (attempt.pid, attempt.start_ticks, attempt.boot_id)
+        return any((one.pid, one.start_ticks, one.boot_id) == same for one in self.state.attempts)
+
     def refresh(self) -> bool:
         """Read what came into the log; True where something did."""
         self.read_at = self._clock.monotonic()
@@ -115,7 +139,9 @@ class Run:
         except OSError:
             inode = self._inode
         if self._inode and inode != self._inode:  # another run took this name: nothing of the old one holds
+            left = self.left or self.live_record()  # but what lives of it must not get lost
             self._forget()
+            self.left = left
         self._inode = inode
         reader = FolderReader(self.folder.path) if self._broken_off else self._reader
         try:
@@ -133,12 +159,12 @@ class Run:
     def _apply(self, event: Event) -> None:
         self.state.apply(event)
         intended = event.type == "run.spawning"
-        number = self.state.last_attempt if intended else event.attempt
-        if (intended or event.type == "run.started") and number != self._watched:
+        attempt = self.state.last_attempt if intended else event.attempt
+        if (intended or event.type == "run.started") and attempt != self._watched:
             # From the intent on: a trainer that is announced late has taken steps before that.
-            self.watch, self._watched = Watch(resume_step=int(event.data.get("resume_step") or 0)), number
+            self.watch, self._watched = Watch(resume_step=int(event.data.get("resume_step") or 0)), attempt
             self.watch.look(self._clock.monotonic())
-        elif self.watch is not None and number is not None and number == self._watched:
+        elif self.watch is not None and attempt is not None and attempt == self._watched:
             self.watch.event(event)
         elif self.watch is not None and event.type == "monitoring.changed":
             self.watch.forgive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .loop import Runner
+from .orphans import DELETED
 
 BREATH_SECONDS = 0.5
 """Between two turns at the least while trainers alone write: a thousand steps a second must not turn it as often."""
@@ -32,6 +33,7 @@ def unfinished(runner: Runner) -> list[str]:
         for run in runner.runs.values()
         if run.holds_machine or not run.is_read
     ]
+    found += [f"{orphan.name} ({DELETED})" for orphan in runner.orphans]
     return sorted(found) + ([] if runner.listed else ["what else lies in the folder (it can't be listed)"])
 
 

@@ -6,12 +6,13 @@ that wants two is not starved by many that want one; what it does not wait for p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxcore.config.gpu_ids import NoSuchGpu, choose_gpus, parse_gpu_ids
 from fluxcore.log import parse_ts
 
+from .orphans import Orphan
 from .run import Run
 
 BACKOFF_SECONDS = 5.0
@@ -50,15 +51,27 @@ class Machine:
     seen: Mapping[int, str] = field(default_factory=dict)
 
 
-def line_up(runs: list[Run], machine: Machine, now: float, *, paused: bool = False) -> list[Turn]:
-    """What each queued run gets. `now`: epoch seconds; `paused`: nothing starts, but places and refusals are told."""
-    line = _Line(machine, [run for run in runs if run.holds_machine])
+def line_up(
+    runs: list[Run], machine: Machine, now: float, *, paused: bool = False, orphans: Sequence[Orphan] = ()
+) -> list[Turn]:
+    """What each queued run gets. `now`: epoch seconds; `paused`: nothing starts, but places and refusals are told.
+
+    `orphans`: attempts of runs that are gone, which hold GPUs and slots as others do.
+    """
+    holders: list[Run | Orphan] = [*(run for run in runs if run.holds_machine), *orphans]
+    line = _Line(machine, holders)
+    names_in_use = {(one.former_name or one.name): one.name for one in holders}
     turns: list[Turn] = []
     position = 0
     waiting = sorted((run for run in runs if is_waiting(run)), key=place_in_line)
     named = {run.name: wanted_names(run) for run in waiting}
     line.spoken_for = {name for names in named.values() for name in names}
     for run in waiting:
+        if run.name in names_in_use:  # a run's processes are told by its name; nothing is kept for it meanwhile
+            position += 1
+            started = f"the trainer of {names_in_use[run.name]}, started under this name, to end"
+            turns.append(Turn(run, None, position, PAUSED if paused else started))
+            continue
         try:
             gpus, reason = line.take(run, named[run.name])
         except NoSuchGpu as error:
@@ -79,7 +92,7 @@ def line_up(runs: list[Run], machine: Machine, now: float, *, paused: bool = Fal
 class _Line:
     """What is still free while the line is walked from its head."""
 
-    def __init__(self, machine: Machine, holders: list[Run]) -> None:
+    def __init__(self, machine: Machine, holders: Sequence[Run | Orphan]) -> None:
         self.machine = machine
         self.free_slots = machine.cpu_slots - len(holders)
         self.used_by = {uuid: holder.name for holder in holders for uuid in holder.gpus}

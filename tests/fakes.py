@@ -50,6 +50,8 @@ class FakeTrainer:
     children: set[int] = field(default_factory=set)
     cpu_seconds: float = 0.0
     moved_bytes: int = 0
+    output_deleted: bool = False
+    """Whether its train.log was deleted under it."""
     signals: list[tuple[int, int]] = field(default_factory=list)
 
     def exit(self, code: int | None, signal_name: str | None = None, oom_kills: int = 0) -> None:
@@ -72,6 +74,8 @@ class FakeExecutor:
         """A lost spawn's shim comes to life just when the runner gives its attempt up."""
         self.dies_unseen = False
         self.ignore_term = False
+        self.unkillable = False
+        """Nothing ends a trainer: it sits in the kernel."""
         self.children_of_next: set[int] = set()
         self._pid = 100
 
@@ -127,6 +131,16 @@ class FakeExecutor:
         main = [found.record.trainer] if found.alive and found.record.trainer else []
         return [*main, *(Identity(pid, 1.0, BOOT, 7) for pid in sorted(found.children))]
 
+    def output_is_deleted(self, record: Record) -> bool:
+        return any(one.alive and one.output_deleted for one in self.trainers.values() if one.record == record)
+
+    def forget(self, folder: RunFolder, attempt: int) -> None:
+        self.rename(folder.name, f"{folder.name} (gone)")
+
+    def rename(self, name: str, new: str) -> None:
+        """A run's folder got another name, with all that is recorded in it."""
+        self.trainers = {(new if run == name else run, n): one for (run, n), one in self.trainers.items()}
+
     def activity(self, folder: RunFolder, attempt: int, record: Record) -> Activity | None:
         trainer = self.trainers[(folder.name, attempt)]
         return Activity(trainer.cpu_seconds, 2**30, trainer.moved_bytes, 0) if trainer.alive else None
@@ -140,6 +154,8 @@ class FakeExecutor:
                 return True
             if identity == trainer.record.trainer and trainer.alive:
                 trainer.signals.append((identity.pid, number))
+                if self.unkillable:
+                    return True
                 if number == signal.SIGKILL:
                     trainer.exit(137, "SIGKILL")
                 elif number == signal.SIGTERM and not trainer.ignores_term:
