@@ -16,7 +16,7 @@ from fluxcore.errors import UserError
 from fluxcore.log import EventLog
 from fluxcore.runs.installation import STEM, Installation
 from fluxcore.runs.processes import identify
-from fluxcore.runs.supervision import LOCK_FILE, RUNNER_FILE, runner_alive
+from fluxcore.runs.supervision import LOCK_FILE, RUNNER_FILE, runner_alive, which_outputs
 
 from . import VERSION
 
@@ -42,7 +42,8 @@ class Instance:
         self.about = about
         self.log = EventLog(outputs, "runner", run="", stem=STEM)
         try:
-            write_atomic(outputs / RUNNER_FILE, orjson.dumps(about, option=orjson.OPT_APPEND_NEWLINE))
+            said = about | which_outputs(outputs)
+            write_atomic(outputs / RUNNER_FILE, orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
             if ending:
                 return

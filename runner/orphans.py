@@ -94,11 +94,13 @@ def _has_moved(runner: Runner, run: Run, attempt: Attempt) -> bool:
     """Whether another folder holds the log that has this attempt: its own, renamed. Then that one goes on with it."""
     for other in runner.runs.values():
         if other is not run and other.holds_machine and other.knows(attempt):
-            other.former_name = run.name
-            other.note(
-                f"this folder was called {run.name} when its trainer started, which still writes to that name; "
-                f"rename it back, or stop it and start it again",
-                "WARNING",
-            )
+            first = run.former_name or run.name
+            other.former_name = first if first != other.name else ""  # it may have been renamed back
+            if other.former_name:
+                other.note(
+                    f"this folder was called {first} when its trainer started, which still writes to that name; "
+                    f"rename it back, or stop it and start it again",
+                    "WARNING",
+                )
             return True
     return False

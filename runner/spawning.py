@@ -158,6 +158,7 @@ def announce(runner: Runner, run: Run, intent: dict[str, Any], record: Record) -
     }
     if run.append("run.started", data, attempt=number):
         run.known_attempt, run.sampled_at, run.cpu_before = number, float("-inf"), None
+        run.former_name = ""
         start = f"resumed from {data['resume_from']} (step {data['resume_step']})" if data["resume_from"] else "started"
         run.note(f"attempt {number} {start}: trainer pid {trainer.pid}, shim pid {data['shim_pid']}")
 

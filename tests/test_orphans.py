@@ -121,6 +121,16 @@ def test_a_renamed_live_run_has_one_place_and_a_word_of_it(world: World) -> None
     assert world.executor.spawns[-1] == ("cat", 1)
 
 
+def test_a_live_run_renamed_back_is_as_before(world: World) -> None:
+    train(world)
+    for old, new in (("cat", "dog"), ("dog", "cat")):
+        (world.outputs / old).rename(world.outputs / new)
+        world.executor.rename(old, new)
+        world.turns(2, 1.0)
+        assert list(world.runner.runs) == [new] and world.trainer(new).alive
+    assert world.runner.runs["cat"].former_name == "" and not world.runner.orphans
+
+
 def test_a_folder_that_is_gone_and_whose_processes_have_ended_is_dropped(world: World) -> None:
     train(world)
     (world.outputs / "cat").rename(world.outputs / ".aside")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,27 @@ def test_wrong_usage_and_an_unusable_folder_are_one_line(tmp_path: Path) -> None
     for arguments in (["--outputs", str(tmp_path / "file" / "x")], ["--nonsense"]):
         ended = subprocess.run([sys.executable, "-m", "runner", *arguments], cwd=ROOT, capture_output=True, text=True)
         assert ended.returncode == 64 and "Traceback" not in ended.stderr and ended.stderr.strip().count("\n") == 0
+
+
+def test_a_copy_of_an_outputs_folder_is_not_served_by_the_originals_runner(tmp_path: Path) -> None:
+    first, copy, moved = tmp_path / "first", tmp_path / "copy", tmp_path / "moved"
+    first.mkdir()
+    with Instance(first) as instance:
+        shutil.copytree(first, copy)
+        assert runner_alive(copy) is None, "its .runner.json is of another folder"
+        with Instance(copy):
+            assert runner_alive(copy) is not None and runner_alive(first) is not None
+        (tmp_path / "link").symlink_to(first)
+        assert runner_alive(tmp_path / "link") is not None
+        about = json.loads((first / ".runner.json").read_text())
+        (first / ".runner.json").write_text(json.dumps({**about, "lock_inode": 1}))
+        assert runner_alive(first) is not None, "a disk that numbers its files anew"
+        (first / ".runner.json").write_text(json.dumps(instance.about))
+        assert runner_alive(first) is not None, "an older runner's file"
+        (first / ".runner.json").write_text(json.dumps(about))
+        first.rename(moved)
+        assert runner_alive(moved) is not None, "it serves the folder under its new name"
+        moved.rename(first)
 
 
 def test_racing_callers_get_the_same_runner(place: Place) -> None:

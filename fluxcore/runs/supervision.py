@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fluxcore.tail import last_line
 
@@ -42,10 +44,33 @@ def runner_alive(outputs: Path) -> RunnerInfo | None:
     except (OSError, ValueError):
         return None
     identity = Identity.parse(data) if isinstance(data, dict) else None
-    if identity is None or not is_alive(identity):
+    if identity is None or not is_alive(identity) or not _is_of(data, outputs):
         return None
     version = str(data.get("version") or "")
     return RunnerInfo(identity.pid, identity.create_time, identity.boot_id, version, identity.start_ticks)
+
+
+def which_outputs(outputs: Path) -> dict[str, Any]:
+    """What tells an outputs folder from a copy of it, for `.runner.json`: its path, and its lock file on the disk."""
+    path = os.fsencode(outputs.resolve()).decode(errors="backslashreplace")  # JSON takes no stray bytes
+    found: dict[str, Any] = {"outputs": path}
+    with contextlib.suppress(OSError):
+        status = os.stat(outputs / LOCK_FILE)
+        found |= {"lock_device": status.st_dev, "lock_inode": status.st_ino}
+    return found
+
+
+def _is_of(data: dict[str, Any], outputs: Path) -> bool:
+    """Whether a `.runner.json` was written for `outputs`, and not for a folder that this one is a copy of.
+
+    Path or lock file: a folder may be renamed while it is served, and some network disks number files anew.
+    """
+    if "outputs" not in data:  # an older runner's
+        return True
+    here = which_outputs(outputs)
+    lock = ("lock_device", "lock_inode")
+    same_lock = "lock_inode" in here and all(data.get(name) == here[name] for name in lock)
+    return same_lock or data["outputs"] == here["outputs"]
 
 
 def ensure_runner(outputs: Path, *, timeout: float = START_SECONDS) -> RunnerInfo:
