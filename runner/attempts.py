@@ -28,6 +28,12 @@ def record(executor: Executor, run: Run) -> Record:
     if found.trainer is None and attempt.pid:
         trainer = Identity(attempt.pid, attempt.create_time, attempt.boot_id, attempt.start_ticks)
         found = replace(found, trainer=trainer)
+    if run.checked != attempt.number and found.trainer is not None:
+        run.checked, run.is_copy = attempt.number, executor.is_of_another(run.folder, attempt.number, found)
+        if run.is_copy:
+            run.note("this folder is a copy of a live run's; the processes of that are left alone", "WARNING")
+    if run.is_copy and run.checked == attempt.number:
+        found = replace(found, trainer=None, shim=None)
     run.record = found
     return found
 

@@ -18,6 +18,7 @@ from fluxcore.runs.processes import (
     Identity,
     ProcessRow,
     descendants,
+    environment_value,
     is_alive,
     process_table,
     processes_with,
@@ -101,6 +102,9 @@ class Executor(Protocol):
 
     def tree(self, folder: RunFolder, record: Record) -> list[Identity]:
         """Every live process of the run's attempt, whatever session it moved to, without the shim."""
+
+    def is_of_another(self, folder: RunFolder, attempt: int, record: Record) -> bool:
+        """Whether the live trainer was started for another folder that is still there: this one is a copy of that."""
 
     def output_is_deleted(self, record: Record) -> bool:
         """Whether the file that the live trainer prints into was deleted: nobody can put its folder back."""
@@ -208,6 +212,16 @@ class LocalExecutor:
         boot = next((known.boot_id for known in (record.trainer, record.shim) if known), "")
         rows = [table[pid] for pid in sorted(pids) if pid in table and not table[pid].zombie]
         return [Identity(row.pid, 0.0, boot, row.start_ticks) for row in rows]
+
+    def is_of_another(self, folder: RunFolder, attempt: int, record: Record) -> bool:
+        for process in (record.trainer, record.shim):
+            if process is not None and is_alive(process):
+                home = environment_value(process.pid, "FLUXGYM_RUN")
+                if not home or not os.path.isdir(home) or os.path.samefile(home, folder.path):
+                    continue
+                if Identity.parse(_read(RunFolder(Path(home)).attempt(attempt) / "process.json")) == record.trainer:
+                    return True  # else it was renamed, and another run has its name
+        return False
 
     def output_is_deleted(self, record: Record) -> bool:
         for process in (record.trainer, record.shim):

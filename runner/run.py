@@ -56,6 +56,8 @@ class Run:
         """The stacks of a stuck trainer, while they are taken."""
         self.record: Record | None = None
         """What was recorded of the newest attempt when that was last looked at."""
+        self.checked, self.is_copy = 0, False
+        """An attempt, and whether its processes are those of another folder that this one was copied from."""
         self.left: tuple[Attempt, Record, float] | None = None
         """A live attempt that the log knew before another took its place: with its record and its grace in seconds."""
         self.missing = False

@@ -77,6 +77,8 @@ class FakeExecutor:
         self.unkillable = False
         """Nothing ends a trainer: it sits in the kernel."""
         self.children_of_next: set[int] = set()
+        self.copies: set[str] = set()
+        """Runs whose folders are copies of others' that live."""
         self._pid = 100
 
     def spawn(self, launch: Launch) -> None:
@@ -130,6 +132,9 @@ class FakeExecutor:
             return []
         main = [found.record.trainer] if found.alive and found.record.trainer else []
         return [*main, *(Identity(pid, 1.0, BOOT, 7) for pid in sorted(found.children))]
+
+    def is_of_another(self, folder: RunFolder, attempt: int, record: Record) -> bool:
+        return folder.name in self.copies
 
     def output_is_deleted(self, record: Record) -> bool:
         return any(one.alive and one.output_deleted for one in self.trainers.values() if one.record == record)

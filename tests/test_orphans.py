@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fluxcore.log import EventLog
 from fluxcore.runs import RunFolder
 from runner.executor import Launch, LocalExecutor
 from runner.orphans import DELETED
@@ -131,6 +132,23 @@ def test_a_live_run_renamed_back_is_as_before(world: World) -> None:
     assert world.runner.runs["cat"].former_name == "" and not world.runner.orphans
 
 
+@pytest.mark.parametrize("stalled", [False, True])
+def test_a_copy_of_a_live_run_leaves_its_processes_alone(world: World, stalled: bool) -> None:
+    train(world)
+    shutil.copytree(world.outputs / "cat", world.outputs / "cat-copy")
+    world.executor.copies = {"cat-copy"}
+    if stalled:
+        data = {"verdict": "silent", "evidence": {}, "resume_checkpoint": None, "resume_step": None}
+        EventLog(world.outputs / "cat-copy", "runner", attempt=1).append("run.stalled", data)
+    world.turns(6, 1.0)
+    trainer = world.trainer("cat")
+    assert trainer.alive and not trainer.signals and world.state("cat").state == "running"
+    copy = world.state("cat-copy")
+    assert (copy.state, copy.has_processes) == ("stalled" if stalled else "failed", False)
+    assert "run.adopted" not in world.types("cat-copy")
+    assert "copy" in (world.outputs / "cat-copy" / "monitor.log").read_text()
+
+
 def test_a_folder_that_is_gone_and_whose_processes_have_ended_is_dropped(world: World) -> None:
     train(world)
     (world.outputs / "cat").rename(world.outputs / ".aside")
@@ -148,7 +166,14 @@ def test_a_real_trainers_output_is_known_to_be_deleted(tmp_path: Path) -> None:
     record = executor.look(folder, 1)
     try:
         assert not executor.output_is_deleted(record)
+        shutil.copytree(folder.path, tmp_path / "copy")
+        copy = RunFolder(tmp_path / "copy")
+        assert executor.is_of_another(copy, 1, executor.look(copy, 1))
+        assert not executor.is_of_another(folder, 1, record)
         folder.path.rename(tmp_path / "dog")
+        assert not executor.is_of_another(RunFolder(tmp_path / "dog"), 1, record), "renamed"
+        folder.path.mkdir()
+        assert not executor.is_of_another(RunFolder(tmp_path / "dog"), 1, record), "and another has its name"
         assert not executor.output_is_deleted(record)
         shutil.rmtree(tmp_path / "dog")
         assert executor.output_is_deleted(record) and executor.look(folder, 1) == record

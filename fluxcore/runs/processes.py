@@ -157,3 +157,14 @@ def environment_has(pid: int, entry: str) -> bool:
             return os.fsencode(entry) in file.read().split(b"\0")
     except OSError:
         return False
+
+
+def environment_value(pid: int, name: str) -> str | None:
+    """What the process was started with as `name` in its environment; None where that is not set, or can't be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            values = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
+    except OSError:
+        return None
+    found = values.get(os.fsencode(name))
+    return None if found is None else os.fsdecode(found)
