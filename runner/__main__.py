@@ -25,7 +25,7 @@ from .gpus import NvmlGpus
 from .host import LocalHost
 from .instance import AlreadyServed, Instance
 from .loop import SHUTDOWN_GRACE_SECONDS, SLOW_POLL_SECONDS, Runner
-from .serving import Leaving, turn_until_done, unfinished
+from .serving import ASKED, Leaving, turn_until_done, unfinished
 from .stacks import StackDump
 from .wake import Wake
 
@@ -176,7 +176,7 @@ def serve(
         runner.poll_seconds = SLOW_POLL_SECONDS
     log.info("serving %s (pid %d)", outputs, os.getpid())
     if stop_all:
-        runner.shut_down()
+        runner.shut_down(ASKED)
     try:
         turn_until_done(
             runner,

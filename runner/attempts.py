@@ -118,13 +118,30 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
         if kill.used_kill and attempt.killed is None:
             if not run.append("run.killed", {**kill.event(now), **point}, attempt=number):
                 return False
-            run.note(f"killed: {sorted(set(kill.pids))} did not end within the grace", "WARNING")
+            how = (
+                "outlived the trainer" if kill.outlived else f"did not end within the grace ({kill.grace_seconds:g} s)"
+            )
+            run.note(f"killed: {sorted(set(kill.killed))} {how}", "WARNING")
+        lost = max(0, state.step - (point["resume_step"] or 0))
         hint = stop_hint(reason, str(state.served_config(attempt).get("trainer")), again(point))
-        stopped = {"reason": reason, "step": state.step, **({"hint": hint} if hint else {}), **point}
+        gone = "" if "SIGTERM" in kill.signals or ended.signal == "SIGTERM" or ended.exit_code == 143 else _gone(ended)
+        if gone:
+            steps = f"; steps lost since its last checkpoint: {lost}" if lost else ""
+            hint = f"{gone[0].upper()}{gone[1:]}{steps}; {again(point)} to go on."
+        stopped = {
+            "reason": reason,
+            "step": state.step,
+            "lost_steps": lost,
+            **({"hint": hint} if hint else {}),
+            **point,
+        }
         if not run.append("run.stopped", stopped, attempt=number):
             return False
         why = "" if reason == "user" else f" ({reason})"
-        run.note(f"stopped{why} at step {state.step}; {_where(point)}")
+        said = f"stopped{why} at step {state.step}; {_where(point)}"
+        since = " since then" if point["resume_checkpoint"] else ""
+        said += f"; steps lost{since}: {lost}" if lost else ""
+        run.note(said + (f"; {gone}" if gone else ""), "WARNING" if gone else "INFO")
         return True
     failure: dict[str, Any] = {"exit_code": ended.exit_code, "signal": ended.signal, "reason": ending.reason}
     if not run.append("run.failed", {**failure, "hint": ending.hint, "tail": tail, **point}, attempt=number):
@@ -154,6 +171,12 @@ def _facts(run: Run, attempt: Attempt, ended: Exit, point: dict[str, Any]) -> Fa
 def again(point: dict[str, Any]) -> str:
     """What a person does after a failure, in a word or two."""
     return "resume" if point["resume_checkpoint"] else "start again"
+
+
+def _gone(ended: Exit) -> str:
+    """Of a trainer that was to be stopped and had ended before anybody here could: how."""
+    how = "nobody knows how, its parent process is gone too" if ended.exit_code is None else ended.signal
+    return f"the trainer had ended by itself before it could be stopped ({how or f'exit code {ended.exit_code}'})"
 
 
 def _where(point: dict[str, Any]) -> str:

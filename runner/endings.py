@@ -44,7 +44,8 @@ HINTS = {
 STOP_HINTS = {
     "disk_low": "The disk was nearly full, so the training was stopped while its state could still be saved: delete "
     "old runs or checkpoints (fluxgym prune), or keep fewer states (save_last_n_epochs_state), then resume.",
-    "shutdown": "The machine was shut down; resume to go on from the last checkpoint.",
+    "shutdown": "Everything was stopped (--stop-all, or the machine was shut down); resume to go on from the last "
+    "checkpoint.",
 }
 """What to do after a stop that the runner asked for itself."""
 

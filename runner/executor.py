@@ -217,7 +217,10 @@ class LocalExecutor:
         for process in (record.trainer, record.shim):
             if process is not None and is_alive(process):
                 home = environment_value(process.pid, "FLUXGYM_RUN")
-                if not home or not os.path.isdir(home) or os.path.samefile(home, folder.path):
+                try:
+                    if not home or not os.path.isdir(home) or os.path.samefile(home, folder.path):
+                        continue
+                except OSError:
                     continue
                 if Identity.parse(_read(RunFolder(Path(home)).attempt(attempt) / "process.json")) == record.trainer:
                     return True  # else it was renamed, and another run has its name

@@ -33,6 +33,10 @@ class TreeKill:
     stage: str = "begin"
     stage_since: float = 0.0
     pids: list[int] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
+    """Those of `pids` that got a KILL."""
+    outlived: bool = False
+    """Whether the trainer ended in its grace, and only what it left behind had to be killed."""
     signals: list[str] = field(default_factory=list)
     survivors: list[int] = field(default_factory=list)
     reason: str = ""
@@ -51,6 +55,7 @@ class TreeKill:
         trainer_gone = record.exit is not None or not executor.alive(record.trainer)
         if self.stage == "grace":
             if trainer_gone:
+                self.outlived = True
                 self._enter("leftovers", now)
             elif now - self.stage_since >= self.grace_seconds:
                 self._enter("kill", now)
@@ -103,6 +108,7 @@ class TreeKill:
         for process in left:
             if executor.signal(process, signal.SIGKILL):
                 self.pids.append(process.pid)
+                self.killed.append(process.pid)
         if not self.used_kill:
             self.signals.append("SIGKILL")
         if now - self.stage_since > GIVE_UP_SECONDS:

@@ -72,6 +72,7 @@ class Runner:
         self.installation = Installation(outputs)
         self.shutting_down = False
         """Nothing starts any more, and every live run is stopped."""
+        self._shutdown_why = ""
         self._disk = DiskGuard()
         self._polled_at = float("-inf")
         self.listed = False
@@ -90,11 +91,11 @@ class Runner:
         for run in live:
             run.settled = True  # until something comes into its log, from this turn too
         self._each(live, self.answer)
-        if self.shutting_down:
-            self._each(live, self.stop_for_shutdown)
-        elif self.installation.known:  # before that the queue may be paused
+        if not self.shutting_down and self.installation.known:  # before that the queue may be paused
             self.start_waiting(live)
         self._each(live, self.watch_children)
+        if self.shutting_down:
+            self._each(live, self.stop_for_shutdown)
         self._each(live, self.sample)
         self.guard_disk(live)
         self._each(live, self.judge)
@@ -113,10 +114,14 @@ class Runner:
         idle = not any(run.holds_machine or not run.is_read for run in self.runs.values())
         return self.listed and idle and not self.orphans
 
-    def shut_down(self) -> None:
-        """From now on start nothing and stop every live run, reason `shutdown`; `is_idle` says when that is done."""
+    def shut_down(self, why: str = "the host shuts down") -> None:
+        """From now on start nothing and stop every live run, reason `shutdown`; `is_idle` says when that is done.
+
+        `why`: for the runs' monitor.log.
+        """
         if not self.shutting_down:
             log.info("stopping every run")
+        self._shutdown_why = self._shutdown_why or why
         self.shutting_down = True
         now = self.clock.monotonic()
         for kill in [*(run.kill for run in self.runs.values()), *(orphan.kill for orphan in self.orphans)]:
@@ -209,7 +214,7 @@ class Runner:
         if attempt is None or run.state.stop_requested:
             return
         if run.append("stop.requested", {"reason": "shutdown"}, attempt=attempt.number):
-            run.note("the host shuts down: stopping", "WARNING")
+            run.note(f"{self._shutdown_why}: stopping", "WARNING")
 
     # -- children ---------------------------------------------------------------------------------------------------
 

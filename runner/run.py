@@ -191,13 +191,16 @@ class Run:
         return True
 
     def note(self, text: str, level: str = "INFO") -> None:
-        """A line for monitor.log."""
+        """A line for monitor.log, and with the run's name in front for the runner's own log (a journal)."""
+        text = " ".join(text.split("\n"))
         line = f"{self._clock.now().strftime('%Y-%m-%d %H:%M:%S')} - {level} - {text}\n"
+        trouble = ""
         try:
             with open(self.folder.monitor_log, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            log.warning("%s: %s (monitor.log: %s)", self.name, text, error)
+            trouble = f" (monitor.log: {error})"
+        log.log(getattr(logging, level), "%s: %s%s", self.name, text, trouble)
 
     def show(self) -> None:
         """Bring the derived files up to date: ui_state.json, monitor.pid."""

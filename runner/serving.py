@@ -9,6 +9,8 @@ from .orphans import DELETED
 
 BREATH_SECONDS = 0.5
 """Between two turns at the least while trainers alone write: a thousand steps a second must not turn it as often."""
+ASKED = "everything is to stop (--stop-all)"
+"""Why all runs are stopped where a person asked for it, for their monitor.log."""
 TELL_SECONDS = 5.0
 """How long the first process stays once nothing lives any more, for people to be told: all others end with it."""
 
@@ -64,7 +66,7 @@ def turn_until_done(
             runner.shut_down()
         due = runner.turn(hints)
         if is_asked() and not runner.shutting_down:
-            runner.shut_down()
+            runner.shut_down(ASKED)
             continue
         if runner.shutting_down and runner.is_idle:
             idle_since = begun if idle_since is None else idle_since
