@@ -128,13 +128,8 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
         if gone:
             steps = f"; steps lost since its last checkpoint: {lost}" if lost else ""
             hint = f"{gone[0].upper()}{gone[1:]}{steps}; {again(point)} to go on."
-        stopped = {
-            "reason": reason,
-            "step": state.step,
-            "lost_steps": lost,
-            **({"hint": hint} if hint else {}),
-            **point,
-        }
+        more = {**({"lost_steps": lost} if lost else {}), **({"hint": hint} if hint else {})}
+        stopped = {"reason": reason, "step": state.step, **more, **point}
         if not run.append("run.stopped", stopped, attempt=number):
             return False
         why = "" if reason == "user" else f" ({reason})"

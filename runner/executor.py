@@ -22,13 +22,17 @@ from fluxcore.runs.processes import (
     is_alive,
     process_table,
     processes_with,
+    read_process,
 )
 from fluxcore.trainers import DEFAULT_TRAINER, TRAINERS
 
 from .shim import claim, oom_kills
 
 TABLE_SECONDS = 1.0
-"""How old the process table may be that readings are taken from; several runs share one look. Kills look anew."""
+"""How old the process table may be that tells which processes are a run's; several runs share one look.
+
+What each of these used is read anew, and kills look anew.
+"""
 
 SHIM = Path(__file__).with_name("shim.py")
 
@@ -251,8 +255,9 @@ class LocalExecutor:
         usage = self._usage.setdefault((folder.path, attempt), _Usage())
         rss = 0
         for pid in pids:
-            row = table.get(pid)
-            if row is not None and not row.zombie:
+            known, row = table.get(pid), read_process(pid)
+            same = known is not None and row is not None and known.start_ticks == row.start_ticks
+            if same and row is not None and not row.zombie:
                 rss += row.rss_bytes
                 usage.add((pid, row.start_ticks), row.cpu_seconds, *_io_bytes(pid))
         return Activity(usage.cpu_seconds, rss, usage.read_bytes, usage.write_bytes, oom_kills(min(roots)))

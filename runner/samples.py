@@ -32,13 +32,14 @@ def take_sample(runner: Runner, run: Run) -> None:
     watch.readings(readings, period)
 
     activity = runner.executor.activity(run.folder, attempt.number, attempts.record(runner.executor, run))
+    read_at = runner.clock.monotonic()
     watch.activity(activity)
     cpu_percent = None
     if activity is not None:
-        if run.cpu_before is not None and now > run.cpu_before[0]:
+        if run.cpu_before is not None and read_at > run.cpu_before[0]:
             used = activity.cpu_seconds - run.cpu_before[1]
-            cpu_percent = round(100 * max(0.0, used) / (now - run.cpu_before[0]), 1)
-        run.cpu_before = (now, activity.cpu_seconds)
+            cpu_percent = round(100 * max(0.0, used) / (read_at - run.cpu_before[0]), 1)
+        run.cpu_before = (read_at, activity.cpu_seconds)
     data = {
         "cpu_percent": cpu_percent,
         "rss_gib": round(activity.rss_bytes / GIB, 4) if activity else None,

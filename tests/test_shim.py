@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fluxcore.runs import RunFolder
-from fluxcore.runs.processes import Identity, identify, is_alive
+from fluxcore.runs.processes import Identity, identify, is_alive, read_process
 from runner.executor import SHIM, Launch, LocalExecutor, Record
 from runner.shim import CLAIMED, claim
 from tests.place import wait_until
@@ -156,3 +156,27 @@ def test_nothing_of_an_attempt_is_remembered_once_its_exit_is_known(tmp_path: Pa
     assert executor.activity(folder, 2, ended) is None, "nor does a shim that is not gone yet bring it back"
     wait_until(lambda: executor.look(folder, 1).exit)
     assert executor._usage == executor._started == {}
+
+
+def test_what_a_run_used_is_as_new_as_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which processes are a run's may be a second old, what they used may not: `cpu_percent` would be 0, then double."""
+    monkeypatch.setattr("runner.executor.TABLE_SECONDS", 1e9)
+    folder = RunFolder(tmp_path / "cat")
+    folder.path.mkdir()
+    executor = LocalExecutor()
+    executor.spawn(Launch(folder, 1, [sys.executable, "-c", "while True: pass"]))
+    record = wait_until(lambda: (found := executor.look(folder, 1)).trainer and found)
+    try:
+        before = executor.activity(folder, 1, record)
+        assert before is not None
+
+        def busy() -> float:
+            row = read_process(record.trainer.pid)
+            return row.cpu_seconds if row is not None and row.cpu_seconds > before.cpu_seconds + 0.05 else 0.0
+
+        used = wait_until(busy)
+        after = executor.activity(folder, 1, record)
+        assert after is not None and after.cpu_seconds >= used
+    finally:
+        executor.signal(record.trainer, signal.SIGKILL)
+        wait_until(lambda: (executor.reap(), not executor.alive(record.shim))[1])

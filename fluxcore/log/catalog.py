@@ -385,7 +385,13 @@ TYPES: tuple[EventType, ...] = (
         (
             Field("reason", "`user`, `disk_low` or `shutdown`", "user"),
             Field("step", "how far it came", 512, "optimizer steps"),
-            Field("lost_steps", "steps since `resume_step`, which a resume does again", 0, "steps", optional=True),
+            Field(
+                "lost_steps",
+                "steps since `resume_step`, which a resume does again; where there are any",
+                32,
+                "steps",
+                optional=True,
+            ),
             Field("hint", "what to do, in a sentence", "Make room on the disk, then resume.", optional=True),
             *_RESUME,
         ),
