@@ -10,12 +10,13 @@ import pytest
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in a shell's background: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-HEAVY = ("browser", "test_training.py")
+GROUPS = {"browser": "browser", "test_training.py": "training"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One of the two takes all tests that train or drive a browser: two such at a time would wait for each other."""
+    """All tests that drive a browser go to one of the two, all that train to one: two such at a time would wait for
+    each other. One of each fit side by side, since a training here computes in one thread."""
     tests = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(tests).parts[0] in HEAVY:
-            item.add_marker(pytest.mark.xdist_group("heavy"))
+        if group := GROUPS.get(item.path.relative_to(tests).parts[0]):
+            item.add_marker(pytest.mark.xdist_group(group))
