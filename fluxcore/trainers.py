@@ -20,6 +20,8 @@ TRAINERS = {
 DEFAULT_TRAINER = "fluxgym"
 SAVE_NOTHING_ON_TERM = frozenset({"sd-scripts"})
 """A stop costs these what came after their last checkpoint."""
+HEAR_NO_WISHES = frozenset({"sd-scripts"})
+"""These can't be asked for samples or a checkpoint while they run."""
 
 
 def check_trainer(config: RunConfig) -> None:

@@ -126,7 +126,7 @@ def refused(**environment: str) -> str:
 
 def test_a_gated_model_wants_its_licence_accepted_and_a_token(hub: Hub) -> None:
     hub.gated.add(REPO)
-    assert "gated: accept its licence at https://huggingface.co/someone/flux, and set HF_TOKEN" in refused()
+    assert "gated: accept its licence at https://huggingface.co/someone/flux, set HF_TOKEN" in refused()
     assert "does not accept HF_TOKEN" in refused(HF_TOKEN="hf_wrong")
     hub.token = "hf_right"
     with pytest.MonkeyPatch.context() as patch:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fluxcore.runs import find_state
 from tests.training_tools import RISO, events_of, lora_of, losses_of, new_run, same, some_pictures, train_here, trained
 
 SUBSETS = """
@@ -94,3 +95,18 @@ def test_a_dataset_that_changed_before_a_resume_is_told(tmp_path: Path) -> None:
     train_here(folder, attempt=3, resume_from=folder.step_state(2))
     (told,) = events_of(folder, "dataset.changed")
     assert told.data == {"step": 2, "checkpoint": "changed-step00000002-state", "pictures": 6}
+
+
+def test_samples_and_a_checkpoint_when_asked_for_disturb_nothing(tmp_path: Path) -> None:
+    plain = new_run(tmp_path, "plain", some_pictures)
+    train_here(plain)
+    drawn = new_run(tmp_path, "drawn", some_pictures, sample_prompts="r1so apple")
+    train_here(drawn, wish=(2, "sample"))
+    saved = new_run(tmp_path, "saved", some_pictures, enable_checkpointing=False)
+    train_here(saved, wish=(2, "save"))
+    assert losses_of(plain) == losses_of(drawn) == losses_of(saved)
+    assert [event.data["step"] for event in events_of(drawn, "sample.saved")] == [2]
+    files = [(event.data["step"], event.data["kind"]) for event in events_of(saved, "checkpoint.saved")]
+    assert files == [(2, "state"), (2, "weights"), (4, "weights")]
+    found = find_state(saved, saved.step_state(2).name)
+    assert found is not None and found.complete

@@ -42,9 +42,17 @@ def config_of(folder: RunFolder) -> RunConfig:
 
 
 def train_here(
-    folder: RunFolder, *, attempt: int = 1, resume_from: Path | None = None, stop_after: int | None = None
+    folder: RunFolder,
+    *,
+    attempt: int = 1,
+    resume_from: Path | None = None,
+    stop_after: int | None = None,
+    wish: tuple[int, str] | None = None,
 ) -> Training:
-    """One attempt, to its end or until TERM after that step; as `python -m fluxcore.training` does it."""
+    """One attempt, to its end or until TERM after that step; as `python -m fluxcore.training` does it.
+
+    `wish`: the step after which a person asks for "sample" or "save".
+    """
     log = PatientLog(EventLog(folder.path, "trainer", attempt=attempt))
     state = load_run(folder.path.parent, folder.name)[1]
     step = 0 if resume_from is None else int(resume_from.name.removesuffix("-state").rsplit("step", 1)[-1])
@@ -53,7 +61,10 @@ def train_here(
     def stopping() -> bool:
         return stop_after is not None and stop_after in steps_of(folder)
 
-    training = Training(folder, config_of(folder), log, resume_from, stopping)
+    def wishes() -> set[str]:
+        return {wish[1]} if wish and steps_of(folder)[-1] == wish[0] else set()
+
+    training = Training(folder, config_of(folder), log, resume_from, stopping, wishes)
     try:
         ended = training.run()
     finally:

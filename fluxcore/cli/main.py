@@ -37,6 +37,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "start": runs.start,
     "resume": runs.resume,
     "stop": runs.stop,
+    "sample": runs.sample,
+    "save": runs.save,
     "queue": queue.queue,
     "status": look.status,
     "logs": look.logs,

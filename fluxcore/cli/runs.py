@@ -1,4 +1,4 @@
-"""`new`, `start`, `resume`, `stop`: making runs and asking for what is to become of them."""
+"""`new`, `start`, `resume`, `stop`, `sample`, `save`: making runs and asking for what is to become of them."""
 
 from __future__ import annotations
 
@@ -101,6 +101,24 @@ def stop(name: Name, wait: Wait = False, outputs: Outputs = None) -> int:
     start_runner(folder)
     note(f"{name} is asked to stop")
     return wait_until_stopped(load_run(folder, name)[0]) if wait else 0
+
+
+def sample(name: Name, outputs: Outputs = None) -> int:
+    """Have a run draw its sample prompts now."""
+    from fluxcore.runs import request_sample
+
+    request_sample(outputs_folder(outputs), name, SOURCE)
+    note(f"{name} draws its samples after the present step")
+    return 0
+
+
+def save(name: Name, outputs: Outputs = None) -> int:
+    """Have a run save a checkpoint and its LoRA now."""
+    from fluxcore.runs import request_save
+
+    request_save(outputs_folder(outputs), name, SOURCE)
+    note(f"{name} saves a checkpoint after the present step")
+    return 0
 
 
 def _go(outputs: Path, name: str, request: Event, wait: bool) -> int:

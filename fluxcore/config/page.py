@@ -54,6 +54,11 @@ With `validation_split` some pictures are never trained. Their loss is measured 
 noise levels each, of the weights that a save would write: `validation.measured` has it with the lowest so far, each
 `checkpoint.saved` its own. Where it rises while the training's loss falls, the LoRA learns its pictures by heart.
 
+## Samples or a checkpoint now
+
+While a run trains, its page's Sample now and Save now (or `./fluxgym sample NAME`, `./fluxgym save NAME`) have the
+prompts drawn, or the LoRA and a state written, after the present step. Neither changes what is trained.
+
 ## When something does not fit
 
 A step that runs out of GPU memory is tried once more with halved batches and gradient checkpointing, and the attempt

@@ -89,6 +89,10 @@ class FolderReader:
         """The reader of one file of the folder."""
         return self._readers.setdefault(name, LogReader(self.folder / name))
 
+    def files(self) -> list[LogReader]:
+        """The readers of the files that are there now."""
+        return [self.of(name) for name in self._names()]
+
     def read_new(self) -> list[Event]:
         """The events that came since the last call."""
         names = self._names()

@@ -13,8 +13,10 @@ from typing import Any
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
-# Only a quantised base needs torchao (frozen.py); diffusers and peft would import it for a second each time.
-sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
+# Only a quantised base needs torchao (frozen.py); diffusers and peft would import it for a second each time. Where they
+# have been imported already (a notebook), they have looked for it and count on it.
+if not {"diffusers", "peft", "transformers"} & sys.modules.keys():
+    sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 import torch
 from diffusers import FluxPipeline

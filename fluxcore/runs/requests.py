@@ -16,7 +16,7 @@ from fluxcore.atomic import write_atomic
 from fluxcore.config import VRAM_PRESETS, ConfigError, RunConfig, parse_config, parse_saved, saved_config, to_export
 from fluxcore.dataset import list_pictures
 from fluxcore.log import Event, EventError, EventLog, read_events
-from fluxcore.trainers import check_trainer
+from fluxcore.trainers import HEAR_NO_WISHES, check_trainer
 
 from .auto_resume import auto_resume_follows
 from .checkpoints import find_state, list_checkpoints, resume_choice
@@ -149,6 +149,31 @@ def request_stop(outputs: Path, name: str, source: str, reason: str = "user") ->
     if not state.is_busy and not auto_resume_follows(state):
         raise RunError(f"{name} is not running (it is {state.state})")
     return append_event(folder, source, "stop.requested", {"reason": reason})
+
+
+def request_sample(outputs: Path, name: str, source: str, reason: str = "user") -> Event:
+    """Ask a training under way to draw its sample prompts after the present step. RunError where it can't."""
+    folder, config = _under_way(outputs, name, "draws samples as its config says")
+    if not config.sample_prompts.strip():
+        raise RunError(f"{name} has no sample prompts to draw")
+    return append_event(folder, source, "sample.requested", {"reason": reason})
+
+
+def request_save(outputs: Path, name: str, source: str, reason: str = "user") -> Event:
+    """Ask a training under way to save a checkpoint and its LoRA after the present step. RunError where it can't."""
+    folder, _ = _under_way(outputs, name, "saves as its config says")
+    return append_event(folder, source, "save.requested", {"reason": reason})
+
+
+def _under_way(outputs: Path, name: str, instead: str) -> tuple[RunFolder, RunConfig]:
+    folder, state = load_run(outputs, name)
+    attempt = state.live_attempt
+    if attempt is None or state.must_be_killed:
+        raise RunError(f"{name} is not running (it is {state.state})")
+    config = parse_saved(state.served_config(attempt))
+    if config.trainer in HEAR_NO_WISHES:
+        raise RunError(f"{config.trainer} can't be asked for this while it runs; it {instead}")
+    return folder, config
 
 
 def set_monitoring(outputs: Path, name: str, source: str, enabled: bool) -> Event:

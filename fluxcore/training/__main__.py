@@ -52,9 +52,11 @@ def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool]) -> Tra
     """Read the run's log, set aside what lies beyond the resume point, and build the attempt."""
     from .order import take_order
     from .train import Training
+    from .wishes import Wishes
 
     order = take_order(arguments)
-    return Training(order.folder, order.config, order.log, order.resume_from, stopping)
+    wishes = Wishes(order.folder.path, order.request)
+    return Training(order.folder, order.config, order.log, order.resume_from, stopping, wishes.take)
 
 
 if __name__ == "__main__":

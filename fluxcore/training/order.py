@@ -18,7 +18,10 @@ from .failures import Exit, TrainingError
 
 @dataclass(frozen=True)
 class Order:
-    """One attempt. `resume_from`: the state folder to go on from, whole, and its `step`; None and 0 for a fresh one."""
+    """One attempt. `resume_from`: the state folder to go on from, whole, and its `step`; None and 0 for a fresh one.
+
+    `request`: the event that asked for it, as `writer:n`; None for a trainer that was started by hand.
+    """
 
     folder: RunFolder
     attempt: int
@@ -26,6 +29,7 @@ class Order:
     log: PatientLog
     resume_from: Path | None
     step: int
+    request: str | None
 
 
 def parse_arguments(module: str, argv: list[str] | None) -> argparse.Namespace:
@@ -59,4 +63,4 @@ def take_order(arguments: argparse.Namespace) -> Order:
     log = PatientLog(EventLog(folder.path, "trainer", attempt=arguments.attempt))
     sweep_leftovers(folder)
     set_aside(folder, step, state)
-    return Order(folder, arguments.attempt, config, log, resume_from, step)
+    return Order(folder, arguments.attempt, config, log, resume_from, step, arguments.request)

@@ -62,13 +62,14 @@ class Stopped(Exception):
 
 @dataclass
 class Training:
-    """One attempt: what to train, where to write, and whether a TERM came."""
+    """One attempt: what to train, where to write, whether a TERM came, and what a person asked for meanwhile."""
 
     folder: RunFolder
     config: RunConfig
     log: PatientLog
     resume_from: Path | None = None
     stopping: Callable[[], bool] = lambda: False
+    wishes: Callable[[], set[str]] = set
     started: float = field(default_factory=time.time)
 
     # Filled by run(), in this order.
@@ -196,24 +197,27 @@ class Training:
                 what = f"the loss is {loss} and its gradient {float(grad_norm)} at step {step}"
                 raise TrainingError(Exit.NAN_LOSS, f"{what}: lower the learning rate, then resume")
 
-            # Validation, checkpoints and samples at their times; the last ones are below.
+            # Validation, checkpoints and samples at their times or when asked for; the last ones are below.
             if step == self.total_steps:
                 break
+            asked = self.wishes()
             try:
                 if config.validate_every_n_steps and step % config.validate_every_n_steps == 0:
                     self.validate(step)
-                ended_epoch = step % self.steps_per_epoch == 0
+                ended_epoch, states = step % self.steps_per_epoch == 0, config.enable_checkpointing
                 if ended_epoch and config.save_every_n_epochs and epoch % config.save_every_n_epochs == 0:
-                    self.save(accelerator, folder.epoch_weights(epoch), folder.epoch_state(epoch), epoch, step)
-                if config.save_every_n_steps and step % config.save_every_n_steps == 0:
-                    self.save(accelerator, folder.step_weights(step), folder.step_state(step), epoch, step)
-                if config.sample_every_n_steps and step % config.sample_every_n_steps == 0:
+                    self.save(accelerator, folder.epoch_weights(epoch), folder.epoch_state(epoch), epoch, step, states)
+                if "save" in asked or (config.save_every_n_steps and step % config.save_every_n_steps == 0):
+                    states = states or "save" in asked
+                    self.save(accelerator, folder.step_weights(step), folder.step_state(step), epoch, step, states)
+                if "sample" in asked or (config.sample_every_n_steps and step % config.sample_every_n_steps == 0):
                     self.sample(pipeline, step)
                     self.phase("train", total=self.total_steps, unit="steps")
             except Stopped:
                 return self._stop(accelerator, step)
 
-        self.save(accelerator, folder.final_weights, folder.final_state, layout.last_epoch, step, then=None)
+        states, epoch = config.enable_checkpointing, layout.last_epoch
+        self.save(accelerator, folder.final_weights, folder.final_state, epoch, step, states, then=None)
         if config.sample_every_n_steps:
             try:
                 self.sample(pipeline, step)
@@ -383,15 +387,16 @@ class Training:
         state: Path,
         epoch: int,
         step: int,
+        with_state: bool,
         then: str | None = "train",
     ) -> None:
-        """Write the LoRA, and the state where checkpointing is on; old states go as the config says."""
+        """Write the LoRA, and the state with it where that is wanted; old states go as the config says."""
         try:
             loss = self.validate(step)
         except Stopped:  # a TERM saves a state anyway; here it only cuts the measuring short
             loss = None
         self.phase("save")
-        if self.config.enable_checkpointing:
+        if with_state:
             self._save_state(accelerator, state, epoch, step)
         with self.shown():
             found = lora_state(accelerator.unwrap_model(accelerator._models[0]))
