@@ -7,6 +7,7 @@ full (a tmpfs of a few KiB, where this process may mount one).
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import fcntl
@@ -270,6 +271,7 @@ def _note(outcome: Outcome, what: str, count: int, where: str) -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     logging.disable()  # the trainer's log says that it can't be written, as it should
     table = Table(title="A fault at every system call of an append")
     for column in ("fault", "faults", "acknowledged", "lost", "numbered twice", "raised", "not recovered"):

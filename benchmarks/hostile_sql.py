@@ -4,6 +4,7 @@ all time. After each: nothing was written, no file of the machine was read, and 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import sys
@@ -135,6 +136,7 @@ def make_outputs(root: Path) -> Path:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     table = Table(title="Hostile statements at the SQL box")
     for column in ("kind", "statements", "got through", "seconds"):
         table.add_column(column, justify="left" if column == "kind" else "right")

@@ -21,6 +21,7 @@ import streamlit as st
 
 from fluxcore.log import parse_ts
 from fluxcore.runs import RunFolder, RunState, default_outputs
+from studio.compacting import Compactor
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,6 +134,7 @@ class LiveRuns:
 
         self.outputs = outputs
         self.history = History(outputs)
+        self._compactor = Compactor(outputs)
         self._runs: dict[str, LiveRun] = {}
         self._sorted: list[LiveRun] = []
         self._read = -math.inf
@@ -176,6 +178,7 @@ class LiveRuns:
                 run.trouble = trouble
         if changed:
             self._sorted = sorted(self._runs.values(), key=lambda run: run.sort_key, reverse=True)
+        self._compactor.look(history)
 
     def _run(self, name: str) -> LiveRun:
         if name not in self._runs:

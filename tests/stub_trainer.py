@@ -45,8 +45,9 @@ def filled(content: bytes, size: int) -> bytes:
 def state_files(step: int, epoch: int = 1, attempt: int = 0) -> dict[str, bytes]:
     """What a whole state holds, in the order in which accelerate writes it: a function of its arguments."""
     mark = f"attempt {attempt} step {step} ".encode()
+    where = {"current_epoch": epoch, "current_step": step} | ({"attempt": attempt} if attempt else {})
     return {
-        "train_state.json": json.dumps({"current_epoch": epoch, "current_step": step}).encode(),
+        "train_state.json": json.dumps(where).encode(),
         "model.safetensors": safetensors_of(MODEL_BYTES, mark),
         "optimizer.bin": filled(b"optimizer " + mark, OPTIMIZER_BYTES),
         "scheduler.bin": filled(b"scheduler " + mark, 1000),

@@ -20,10 +20,11 @@ def weights(path: Path, size: int = 16, cut: int = 0) -> Path:
     return path
 
 
-def state(folder: RunFolder, name: str, step: int, *, without: str = "") -> Path:
+def state(folder: RunFolder, name: str, step: int, *, without: str = "", attempt: int | None = None) -> Path:
     path = folder.path / name
     path.mkdir(parents=True)
-    (path / "train_state.json").write_text(json.dumps({"current_epoch": step // 10, "current_step": step}))
+    where = {"current_epoch": step // 10, "current_step": step} | ({"attempt": attempt} if attempt else {})
+    (path / "train_state.json").write_text(json.dumps(where))
     weights(path / "model.safetensors")
     (path / "optimizer.bin").write_bytes(b"x")
     (path / "random_states_0.pkl").write_bytes(b"x")
@@ -146,6 +147,16 @@ def test_weights_whose_event_is_missing_tell_their_step_and_stay_where_they_belo
     assert path.exists()
     set_aside(folder, 9, fold("cat", []))
     assert not path.exists()
+
+
+def test_a_state_that_no_event_tells_of_says_itself_whose_it_is(folder: RunFolder) -> None:
+    """A full disk: attempt 1 wrote a state but no event of its steps; attempt 2 begins afresh and dies at once."""
+    again = fold("cat", events(("run.started", {}, 1), ("run.failed", {}, 1), ("run.started", {}, 2)))
+    state(folder, "cat-step00000015-state", 15, attempt=1)
+    assert resume_choice(folder, again) is None
+    state(folder, "cat-step00000007-state", 7, attempt=2)
+    chosen = resume_choice(folder, again)
+    assert chosen is not None and chosen.step == 7
 
 
 def test_what_lies_beyond_is_set_aside_and_nothing_is_overwritten(folder: RunFolder) -> None:

@@ -298,7 +298,7 @@ def test_a_full_disk_while_a_state_is_saved_is_called_that_and_leaves_nothing(
     folder.path.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(OSError, match="disk is full") as caught:
-        save_state(Accelerator(), folder, folder.final_state, 1, 5)  # type: ignore[arg-type]
+        save_state(Accelerator(), folder, folder.final_state, 1, 5, 1)  # type: ignore[arg-type]
     expected = explain(caught.value)
     assert expected is not None and expected.code == Exit.DISK_FULL
     assert list(folder.path.iterdir()) == []
@@ -326,7 +326,7 @@ def test_a_state_that_can_not_be_saved_costs_no_older_one(tmp_path: Path) -> Non
     folder.path.mkdir()
     older_state(folder.path, "kept-000001-state", 1)
     config = parse_config({"lora_name": "kept", "save_last_n_epochs_state": 1})
-    log = SimpleNamespace(append=lambda *_: None)
+    log = SimpleNamespace(append=lambda *_: None, attempt=1)
     training = Training(folder, config, log)  # type: ignore[arg-type]
     accelerator = Accelerator()
     with pytest.raises(OSError, match="No space"):

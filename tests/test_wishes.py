@@ -85,3 +85,19 @@ def test_the_verbs(asked: tuple[Path, str], capsys: pytest.CaptureFixture[str]) 
     assert "draws its samples" in call(capsys, "sample", "cat", "--outputs", outputs).err
     assert "saves a checkpoint" in call(capsys, "save", "cat", "--outputs", outputs).err
     assert [event.type for event in read_events(outputs / "cat")][-2:] == ["sample.requested", "save.requested"]
+
+
+def test_monitoring_is_switched_off_and_on_while_it_trains(
+    asked: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs, request = asked
+    start(outputs, request)
+    (outputs / "cat" / "monitor.log").write_text("the GPU is busy\n")
+    assert "monitoring of cat is off" in call(capsys, "monitor", "cat", "off", "--outputs", outputs).err
+    shown = call(capsys, "monitor", "cat", "--outputs", outputs).out
+    assert "monitoring is off" in shown and "monitor cat on" in shown and "the GPU is busy" in shown
+    assert "is not alive" in shown
+    assert "is on" in call(capsys, "monitor", "cat", "on", "--outputs", outputs).err
+    assert '"enabled":true' in call(capsys, "monitor", "cat", "--json", "--outputs", outputs).out.replace(" ", "")
+    events = [event.data for event in read_events(outputs / "cat") if event.type == "monitoring.changed"]
+    assert events == [{"enabled": False}, {"enabled": True}]

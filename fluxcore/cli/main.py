@@ -12,7 +12,7 @@ import typer
 from fluxcore import __version__
 from fluxcore.errors import UserError
 
-from . import alerts, demo, files, look, plan, query, queue, remove, runs, serve, testing
+from . import alerts, demo, files, look, monitor, plan, query, queue, remove, runs, serve, testing
 from .out import note, say
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 64, 70, 130
@@ -39,6 +39,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "stop": runs.stop,
     "sample": runs.sample,
     "save": runs.save,
+    "monitor": monitor.monitor,
     "queue": queue.queue,
     "status": look.status,
     "logs": look.logs,

@@ -31,6 +31,8 @@ BULK_BYTES = 1024 * 1024
 _LOADERS = 2
 _TABLES = ("store.event_rows", "store.step_rows", "store.run_rows")
 _MEMORY = "200MB"
+_ROW_GROUP = 20_480
+"""Rows of a Parquet file that are compressed, and skipped, together."""
 _MOST_WAITING = 20_000
 
 
@@ -100,6 +102,12 @@ class History:
         state = self._states.get(name)
         return state is not None and state.state in ENDED_STATES and not state.is_busy
 
+    def uncompacted(self) -> list[str]:
+        """The finished runs that the merged Parquet does not have as they are now."""
+        merged = self._index.runs if self._index else {}
+        loose = [name for name in self.rows if name not in self.compacted and self.is_finished(name)]
+        return [name for name in loose if name not in merged or not merged[name].is_of(self._logs[name].files)]
+
     def bad_lines(self, name: str) -> int:
         """How many lines of a run's log did not parse."""
         return self._logs[name].reader.bad_lines if name in self._logs else 0
@@ -135,12 +143,17 @@ class History:
                 execute("USE history; DETACH copied")
 
     def save_parquet(self, folder: Path, names: list[str]) -> None:
-        """Write the events and steps of those runs as `events.parquet` and `steps.parquet`, sorted by run."""
+        """Write the events and steps of those runs as `events.parquet` and `steps.parquet`.
+
+        In the order in which they were read, which is by run for all but those that were live at a time: sorting a
+        million events would take more memory than the history has, and a run is found by its row groups either way.
+        """
         with self.ready():
             for name in ("events", "steps"):
                 self._connection.execute(
-                    f"COPY (SELECT * FROM store.all_{name} WHERE list_contains($names, run) ORDER BY run, ts)"
-                    f" TO {_quoted(folder / f'{name}.parquet')} (FORMAT parquet, COMPRESSION zstd)",
+                    f"COPY (SELECT * FROM store.all_{name} WHERE list_contains($names, run))"
+                    f" TO {_quoted(folder / f'{name}.parquet')}"
+                    f" (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})",
                     {"names": names},
                 ).fetchall()
 

@@ -248,6 +248,11 @@ class PatientLog:
         self.dropped = 0
 
     @property
+    def attempt(self) -> int | None:
+        """The attempt whose events these are."""
+        return self._log.attempt
+
+    @property
     def waiting(self) -> int:
         """How many events are not yet in the log."""
         return len(self._waiting)

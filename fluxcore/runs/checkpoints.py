@@ -17,7 +17,10 @@ from .fold import RunState
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A state folder or a weights file. `step` is None where nothing tells it; `problem` says why it is incomplete."""
+    """A state folder or a weights file. `step` is None where nothing tells it; `problem` says why it is incomplete.
+
+    `attempt`: the one that wrote it, by its own word; only FluxGym's states have that.
+    """
 
     path: Path
     kind: str
@@ -26,6 +29,7 @@ class CheckpointFile:
     bytes: int
     complete: bool
     problem: str = ""
+    attempt: int | None = None
 
     @property
     def name(self) -> str:
@@ -65,11 +69,12 @@ def inspect_state(path: Path, epoch: int | None = None) -> CheckpointFile:
     so a folder with both, and with whole weights and an optimizer between them, is complete.
     """
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    step, problem = None, ""
+    step, problem, attempt = None, "", None
     try:
         train_state = json.loads((path / "train_state.json").read_text())
         step = int(train_state["current_step"])
         epoch = int(train_state.get("current_epoch", epoch or 0))
+        attempt = int(train_state["attempt"]) if "attempt" in train_state else None
     except (OSError, ValueError, KeyError, TypeError):
         problem = "train_state.json is missing or torn"
     if not problem:
@@ -81,7 +86,7 @@ def inspect_state(path: Path, epoch: int | None = None) -> CheckpointFile:
     for name in ("optimizer.bin", "random_states_0.pkl"):
         if not problem and not ((path / name).is_file() and (path / name).stat().st_size):
             problem = f"{name} is missing"
-    return CheckpointFile(path, "state", step, epoch, size, not problem, problem)
+    return CheckpointFile(path, "state", step, epoch, size, not problem, problem, attempt)
 
 
 def inspect_weights(path: Path, step: int | None, epoch: int | None) -> CheckpointFile:
@@ -137,22 +142,24 @@ def resume_choice(folder: RunFolder, state: RunState) -> CheckpointFile | None:
     for found in list_checkpoints(folder):
         if found.kind != "state" or not found.complete or found.step is None:
             continue
-        if not _is_left_behind(found.name, found.step, state) and (best is None or found.step > (best.step or 0)):
+        if not _is_left_behind(found, found.step, state) and (best is None or found.step > (best.step or 0)):
             best = found
     return best
 
 
-def _is_left_behind(name: str, step: int, state: RunState) -> bool:
+def _is_left_behind(found: CheckpointFile, step: int, state: RunState) -> bool:
     """Whether a state is an earlier attempt's, beyond the step at which the newest one began.
 
-    A writer may die between its rename and its event, so the steps decide as well: an attempt sets aside what lies
-    beyond its start before its first step.
+    A writer may die between its rename and its event, or write on a disk that has no room for events: then the state
+    itself says whose it is, and where it doesn't the steps decide. An attempt sets aside what lies beyond its start
+    before its first step.
     """
-    attempt, recorded = state.attempt, state.checkpoints.get(name)
+    attempt, recorded = state.attempt, state.checkpoints.get(found.name)
     if attempt is None or step <= (attempt.resume_step or 0) or attempt.last_step >= step:
         return False
-    if recorded is not None:
-        return recorded.attempt < attempt.number
+    writer = found.attempt if recorded is None else recorded.attempt
+    if writer is not None:
+        return writer < attempt.number
     return any(before.last_step >= step for before in state.attempts[:-1])
 
 

@@ -52,18 +52,20 @@ def save_state(
     target: Path,
     epoch: int,
     step: int,
+    attempt: int | None,
     more: Iterable[Callable[[Path], None]] = (),
 ) -> int:
     """Write the state folder `target` aside and rename it; returns its bytes. Raises OSError with nothing left over.
 
-    `more` write files of their own into it. `train_state.json` is written first and accelerate's `random_states_0.pkl`
-    last, as in sd-scripts.
+    `attempt` writes it; `more` write files of their own into it. `train_state.json` is written first and accelerate's
+    `random_states_0.pkl` last, as in sd-scripts.
     """
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
-        (aside / "train_state.json").write_text(json.dumps({"current_epoch": epoch, "current_step": step}))
+        where = {"current_epoch": epoch, "current_step": step, "attempt": attempt}  # the first two are sd-scripts'
+        (aside / "train_state.json").write_text(json.dumps({k: v for k, v in where.items() if v is not None}))
         for write in more:
             write(aside)
         accelerator.save_state(str(aside))

@@ -422,7 +422,7 @@ class Training:
     def _save_state(self, accelerator: Accelerator, state: Path, epoch: int, step: int) -> None:
         parts = (getattr(self, "data", None), self.averages, self.validation)
         more = [part.save for part in parts if part is not None]
-        size = save_state(accelerator, self.folder, state, epoch, step, more)
+        size = save_state(accelerator, self.folder, state, epoch, step, self.log.attempt, more)
         self.saved_step = step
         self.log.append(
             "checkpoint.saved",
