@@ -88,7 +88,7 @@ class Writer:
         return set(self.said.decode().split("\n")[:-1])
 
 
-def campaign(size: int, kills: int, mode: str, writers: int = 4, most_bytes: int = 2_000_000_000) -> Result:
+def campaign(size: int, kills: int, mode: str, writers: int = 4, most_bytes: int = 400_000_000) -> Result:
     """Kill `kills` of `writers` at work, at random moments; a fresh log whenever one gets large."""
     result = Result(0, 0, 0, 0, 0, 0.0)
     chance = random.Random(7)
@@ -119,6 +119,9 @@ def campaign(size: int, kills: int, mode: str, writers: int = 4, most_bytes: int
             result.acknowledged += len(acknowledged)
             result.lost += len(acknowledged - seen)
             result.bad_lines += reader.bad_lines
+            seconds = time.monotonic() - started
+            progress = f"{size} bytes, {mode}: {result.kills} of {kills} kills, {seconds:.0f} s"
+            print(progress, file=sys.stderr, flush=True)
     result.seconds = time.monotonic() - started
     return result
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import side
-from .event import DURABLE_TYPES, VERSION, Event, EventError, TooLarge, encode, new_writer_id, utc_now
+from .event import DURABLE_TYPES, VERSION, Event, EventError, TooLarge, encode, envelope, new_writer_id, utc_now
 
 LOCK_DEADLINE_SECONDS = 2.0
 LOOK_SECONDS = 0.1
@@ -72,6 +72,7 @@ class EventLog:
         self._kept_from_us = False
         """Whether the lock's holder let the deadline pass (it is stopped): until it lets go, nobody waits again."""
         self._n = 0
+        self._envelopes: dict[tuple[str, int | None], bytes] = {}
 
     def append(
         self,
@@ -97,7 +98,8 @@ class EventLog:
         )
         durable = type in DURABLE_TYPES if durable is None else durable
         try:
-            line = encode(event)
+            within = self._envelopes.get((type, attempt)) or self._envelope(type, attempt)
+            line = encode(event, within)
         except TooLarge:
             if type in NEVER_SPLIT:
                 raise
@@ -107,6 +109,10 @@ class EventLog:
             self._write(line, durable)
         self._n += 1
         return event
+
+    def _envelope(self, type: str, attempt: int | None) -> bytes:
+        made = self._envelopes[type, attempt] = envelope(self.run, type, self.source, self.writer, attempt)
+        return made
 
     def close(self) -> None:
         """Close the file; a later append opens it again."""
