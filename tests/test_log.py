@@ -261,3 +261,23 @@ def test_a_log_that_was_replaced_is_noticed_by_events_that_wait_for_no_disk_too(
     time.sleep(0.02)
     log.append("train.step", {"step": 2})
     assert [event.data["step"] for event in read_events(tmp_path)] == [2]
+
+
+def test_a_writer_faster_than_its_reader_keeps_nobody_from_coming_back(tmp_path: Path, monkeypatch) -> None:
+    with EventLog(tmp_path, "trainer") as log:
+        for step in range(100):
+            log.append("train.step", {"step": step})
+        reader = LogReader(tmp_path / "events.jsonl")
+        decode, read_lines = LogReader.decode, LogReader.read_lines
+
+        def slow(self, line):
+            for _ in range(2):
+                log.append("train.step", {"step": 0})
+            return decode(self, line)
+
+        monkeypatch.setattr(LogReader, "decode", slow)
+        monkeypatch.setattr(LogReader, "read_lines", lambda self: read_lines(self, 1000))
+        first = reader.read_new()
+        assert 100 <= len(first) < 110 and reader.behind
+        monkeypatch.undo()
+        assert len(reader.read_new()) > 200 and not reader.behind

@@ -23,18 +23,24 @@ class LogReader:
         self.behind = False
         """Whether the file went on behind what the last `read_lines` handed out."""
         self._inode: int | None = None
+        self._size = 0
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call; a file that was replaced or cut is read from its start."""
         return list(self)
 
     def __iter__(self) -> Iterator[Event]:
-        """The same one by one, for a million events of which few are kept."""
+        """The same one by one, for a million events of which few are kept.
+
+        What is written meanwhile is left for later: writers may be faster than any reader.
+        """
+        end: int | None = None
         while lines := self.read_lines():
             for line in lines.split(b"\n"):
                 if event := self.decode(line):
                     yield event
-            if not self.behind:
+            end = self._size if end is None else end
+            if not self.behind or self.offset >= end:
                 break
 
     def read_lines(self, most: int = CHUNK_BYTES) -> bytes:
@@ -53,7 +59,7 @@ class LogReader:
             while not (end := lines.rfind(b"\n") + 1) and (more := file.read(most)):
                 lines += more
             self.offset += end
-            self.behind = self.offset < status.st_size
+            self.behind, self._size = self.offset < status.st_size, status.st_size
             return lines if end == len(lines) else lines[:end]
 
     def decode(self, line: bytes) -> Event | None:
