@@ -88,7 +88,7 @@ class Writer:
         return set(self.said.decode().split("\n")[:-1])
 
 
-def campaign(size: int, kills: int, mode: str, writers: int = 4, most_bytes: int = 400_000_000) -> Result:
+def campaign(size: int, kills: int, mode: str, writers: int = 4, most_bytes: int = 200_000_000) -> Result:
     """Kill `kills` of `writers` at work, at random moments; a fresh log whenever one gets large."""
     result = Result(0, 0, 0, 0, 0, 0.0)
     chance = random.Random(7)
