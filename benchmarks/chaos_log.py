@@ -29,7 +29,7 @@ from fluxcore.log import LogReader
 SIZES = {"200 B": 40, "5 KB": 4_800, "200 KB": 199_800}
 
 WRITER = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from fluxcore.log import EventLog
 from fluxcore.log.event import Event, encode, new_writer_id, utc_now
@@ -48,7 +48,9 @@ else:
         os.write(fd, encode(Event(utc_now(), "run", "run.noted", "cli", writer, n, note)))
         return f"{writer}:{n}"
 while True:
-    os.write(1, (append() + "\\n").encode())
+    for _ in range(max(2, min(50, 250_000 // size))):
+        os.write(1, (append() + "\\n").encode())
+    time.sleep(0.001)  # else four of them leave the reader no processor to follow them with
 """
 
 
@@ -71,7 +73,7 @@ class Writer:
         self.process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(folder), str(size), mode], stdout=subprocess.PIPE, bufsize=0
         )
-        self.said = b""
+        self.said = bytearray()
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
 
