@@ -199,6 +199,15 @@ class RunConfig(BaseModel):
         "less memory, slower.",
         ge=0, le=35,
     )  # fmt: skip
+    shard_base: bool = _option(
+        False,
+        "memory",
+        "With several GPUs: split the base model over them (FSDP) instead of holding all of it on each.",
+    )
+    compile: Literal["off", "auto", "on"] = _option(
+        "off", "memory", "Compile the transformer's blocks (torch.compile): a step takes a fifth to a third less, "
+        "after up to a minute of compiling. auto does it where the steps that are left repay that.",
+    )  # fmt: skip
     encode_on_cpu: bool = _option(
         False, "memory", "Encode captions on the CPU: FLUX.1's text encoders take 9 GiB of a GPU; seconds a caption."
     )
@@ -209,10 +218,15 @@ class RunConfig(BaseModel):
     gpu_ids: str = _option(
         "",
         "training",
-        "GPUs by nvidia-smi's number or uuid, such as 1 or 0,1: the run waits until exactly these are free; "
-        "empty = any one.",
+        "GPUs by nvidia-smi's number or uuid, such as 1 or 0,1: the run waits until exactly these are free, and trains "
+        "on all of them; empty = any one.",
         max_length=500,
     )
+    num_processes: int = _option(
+        0, "training", "Processes that train together, each with batches of its own: 0 = one for each GPU that gpu_ids "
+        "names. More than one multiply the pictures of a step.",
+        ge=0, le=64,
+    )  # fmt: skip
 
     network_dim: int = _option(4, "network", "Rank of the LoRA: more can hold more.", advanced=False, ge=1, le=1024)
     network_alpha: float = _option(1.0, "network", "The LoRA's output is scaled by alpha / rank.", gt=0, le=4096)
@@ -410,6 +424,24 @@ class RunConfig(BaseModel):
         return ",".join(kinds)
 
     @model_validator(mode="after")
+    def _processes_have_gpus(self) -> RunConfig:
+        named = len(parse_gpu_ids(self.gpu_ids))
+        if named and self.num_processes > named:
+            raise ValueError(
+                f"num_processes is {self.num_processes}, but gpu_ids names {named}: one for each GPU at most"
+            )
+        if self.shard_base and self.processes == 1:
+            raise ValueError("shard_base needs several GPUs: name them in gpu_ids, or set shard_base=false")
+        if self.shard_base and self.compile != "off":
+            raise ValueError("shard_base can't be combined with compile: set compile=off")
+        if self.shard_base and (self.fp8_base or self.quantize_base != "none" or self.blocks_to_swap or self.use_dora):
+            raise ValueError(
+                "shard_base splits the base as it is: it goes with fp8_base=false, quantize_base=none, "
+                "blocks_to_swap=0 and use_dora=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _dora_is_a_lora(self) -> RunConfig:
         if self.network_algo != "lora" and (self.use_dora or self.use_rslora):
             raise ValueError(f"use_dora and use_rslora go with network_algo lora, not with {self.network_algo}")
@@ -451,6 +483,16 @@ class RunConfig(BaseModel):
         return float(self.learning_rate)
 
     @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.num_processes or len(parse_gpu_ids(self.gpu_ids)) or 1 if self.trainer == DEFAULT_TRAINER else 1
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches of one optimizer step, in all processes together."""
+        return self.gradient_accumulation_steps * self.processes
+
+    @property
     def more_resolutions(self) -> list[int]:
         """`extra_resolutions` as numbers."""
         return [int(size) for size in self.extra_resolutions.split(",") if size]
@@ -461,7 +503,7 @@ class RunConfig(BaseModel):
         What the present pictures give, with buckets and subsets, is `fluxcore.dataset.layout`'s to say.
         """
         batches = math.ceil(pictures * self.num_repeats / self.train_batch_size)
-        return max(1, math.ceil(batches / self.gradient_accumulation_steps))
+        return max(1, math.ceil(batches / self.batches_per_step))
 
     def total_steps(self, pictures: int) -> int:
         """Optimizer steps of the whole run."""

@@ -90,7 +90,7 @@ def lay_out(config: RunConfig, dataset: Path) -> Layout:
     groups = [numbers[keys[index]] for index in items]
     sizes = tuple(batch for _, batch in sorted(set(keys)))
     batches = sum(math.ceil(count / sizes[group]) for group, count in Counter(groups).items())
-    per_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
+    per_epoch = max(1, math.ceil(batches / config.batches_per_step))
     return Layout(
         tuple(trained),
         # Measured once a picture, at its first size.

@@ -250,6 +250,31 @@ TYPES: tuple[EventType, ...] = (
         ),
     ),
     EventType(
+        "compile.started",
+        "trainer",
+        "the transformer's blocks are compiled from this step on; the compiling itself makes that step a long one",
+        (
+            Field("step", "the first compiled step", 10, "optimizer steps"),
+            Field(
+                "step_seconds",
+                "how long a step took before; null where it was not measured",
+                1.2,
+                "seconds",
+                maybe=True,
+            ),
+            Field("steps_left", "how many steps it is for", 990, "optimizer steps"),
+        ),
+    ),
+    EventType(
+        "compile.failed",
+        "trainer",
+        "the blocks can't be compiled on this machine; the training goes on without",
+        (
+            Field("step", "the step in which it was tried", 10, "optimizer steps"),
+            Field("reason", "the first line of the compiler's complaint", "Failed to find C compiler"),
+        ),
+    ),
+    EventType(
         "memory.short",
         "trainer",
         "the GPU's memory was full in a step; it is tried once more in smaller parts, and all later ones as well",

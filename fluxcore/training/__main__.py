@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .ranks import Ranks
     from .train import Training
 
 
@@ -22,41 +23,60 @@ def main(argv: list[str] | None = None) -> int:
         stop["requested"] = True
 
     signal.signal(signal.SIGTERM, on_term)
-    from .order import parse_arguments
+    from .launch import PEER_LOST, follow_launcher, is_rank, launch
+    from .order import parse_arguments, wanted_processes
 
+    argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments("fluxcore.training", argv)
+    several = is_rank()
+    if several:
+        follow_launcher()
+    elif (processes := wanted_processes(arguments)) > 1:
+        return launch([sys.executable, "-m", "fluxcore.training", *argv], processes)
     import fluxcore.models.loading  # noqa: F401  torch comes only now, after the signal is caught
     from fluxcore.runs.exits import FAILED
 
     from .failures import Exit, TrainingError, explain
+    from .ranks import Ranks, lost_a_peer
 
+    ranks = Ranks()
     try:
-        training = _prepare(arguments, lambda: stop["requested"])
+        ranks = Ranks.join() if several else ranks
+        training = _prepare(arguments, lambda: stop["requested"], ranks)
         try:
-            return int(training.run())
+            ended = int(training.run())
+            ranks.leave()
+            return ended
         finally:
             training.log.drain(30)
     except Exception as error:
+        if several and lost_a_peer(error):
+            return PEER_LOST
         expected: TrainingError | None = explain(error)
         if expected is None:
-            traceback.print_exc()
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            if ranks.fails_first():
+                traceback.print_exc()
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             return int(Exit.CRASH)
         if os.environ.get("FLUXGYM_DEBUG"):
             traceback.print_exc()
-        print(f"{FAILED}{expected}", file=sys.stderr, flush=True)
+        if ranks.fails_first():  # else another process has said the same
+            print(f"{FAILED}{expected}", file=sys.stderr, flush=True)
         return int(expected.code)
 
 
-def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool]) -> Training:
+def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool], ranks: Ranks) -> Training:
     """Read the run's log, set aside what lies beyond the resume point, and build the attempt."""
     from .order import take_order
+    from .ranks import Silence
     from .train import Training
     from .wishes import Wishes
 
-    order = take_order(arguments)
+    order = take_order(arguments, ranks.first)
+    if not ranks.first:
+        return Training(order.folder, order.config, Silence(), order.resume_from, stopping, ranks=ranks)
     wishes = Wishes(order.folder.path, order.request)
-    return Training(order.folder, order.config, order.log, order.resume_from, stopping, wishes.take)
+    return Training(order.folder, order.config, order.log, order.resume_from, stopping, wishes.take, ranks)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,15 +99,26 @@ class TrainingData:
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the fingerprint into a state's folder."""
-        (folder / DATASET_FILE).write_text(json.dumps({"sha256": self.fingerprint}))
+        """Write the fingerprint into a state's folder, and how many batches a step has."""
+        about = {"sha256": self.fingerprint, "batches_per_step": self._config.batches_per_step}
+        (folder / DATASET_FILE).write_text(json.dumps(about))
 
     def changed_since(self, folder: Path) -> bool:
         """Whether a state's folder tells of another dataset; one that tells of none is taken to be the same."""
+        return self._told(folder).get("sha256", self.fingerprint) != self.fingerprint
+
+    def batches_before(self, folder: Path) -> int:
+        """How many batches a step had when the state was saved; where it doesn't tell, as many as now."""
+        found = self._told(folder).get("batches_per_step")
+        return found if isinstance(found, int) else self._config.batches_per_step
+
+    @staticmethod
+    def _told(folder: Path) -> dict[str, Any]:
         try:
-            return bool(json.loads((folder / DATASET_FILE).read_text())["sha256"] != self.fingerprint)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+            found = json.loads((folder / DATASET_FILE).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def encode_text(self, prompts: list[str], load: Callable[[], TextEncoder], phase: Phase) -> None:
         """Encode what is not in the cache: captions, the empty one, and `prompts`. `load` is called only where needed.
@@ -139,16 +150,32 @@ class TrainingData:
         except KeyError:
             raise _lost() from None
 
-    def step(self, step: int) -> list[Batch]:
-        """The batches of optimizer step `step` (from 1), `gradient_accumulation_steps` of them or, at the end of an
-        epoch, fewer."""
-        layout, config = self._layout, self._config
+    def step(self, step: int, rank: int = 0, ranks: int = 1, even: bool = False) -> list[Batch]:
+        """The batches of optimizer step `step` (from 1) that process `rank` of so many trains: every so-manieth.
+
+        A step has `batches_per_step` of them or, at the end of an epoch, fewer. With `even` a process that has one
+        less than others trains one more that counts nothing.
+        """
         batches, first = [], 0
-        accumulated = config.gradient_accumulation_steps
-        for items in randomness.step_items(config.seed, step, layout.groups, layout.batch_sizes, accumulated):
-            batches.append(self._batch(step, [layout.items[item] for item in items], first))
+        chosen = self._items(step)
+        for number, items in enumerate(chosen):
+            if number % ranks == rank:
+                batches.append(self._batch(step, items, first))
             first += len(items)
+        if even and len(batches) * ranks < len(chosen):
+            idle = self._batch(step, chosen[0], 0)
+            batches.append(replace(idle, weights=torch.zeros_like(idle.weights)))
         return batches
+
+    def samples(self, step: int) -> int:
+        """How many samples an optimizer step has, in all processes together."""
+        return sum(map(len, self._items(step)))
+
+    def _items(self, step: int) -> list[list[int]]:
+        """The examples of a step, by batch."""
+        layout, config = self._layout, self._config
+        every = randomness.step_items(config.seed, step, layout.groups, layout.batch_sizes, config.batches_per_step)
+        return [[layout.items[item] for item in items] for items in every]
 
     def _batch(self, step: int, chosen: list[int], first: int) -> Batch:
         seed = self._config.seed

@@ -32,9 +32,9 @@ def training_info(config: RunConfig, model: BaseModel, layout: Layout, started: 
         resolution=(config.resolution, config.resolution),
         flux_type=next((kind for kind in ("dev", "schnell") if kind in model.name), model.name.removeprefix("flux-")),
         training_started_at=started,
-        num_batches_per_epoch=layout.steps_per_epoch * config.gradient_accumulation_steps,
+        num_batches_per_epoch=layout.steps_per_epoch * config.batches_per_step,
         batch_size_per_device=config.train_batch_size,
-        total_batch_size=config.train_batch_size * config.gradient_accumulation_steps,
+        total_batch_size=config.train_batch_size * config.batches_per_step,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         gradient_checkpointing=config.gradient_checkpointing,
         optimizer=f"{config.optimizer_type}({config.optimizer_args})"

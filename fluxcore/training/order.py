@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxcore.config import RunConfig, parse_saved
+from fluxcore.errors import UserError
 from fluxcore.log import EventLog, PatientLog
 from fluxcore.models.registry import use_outputs
-from fluxcore.runs import RunFolder, find_state, load_run
+from fluxcore.runs import RunFolder, RunState, find_state, load_run
 from fluxcore.runs.checkpoints import set_aside
 from fluxcore.runs.retention import sweep_leftovers
 
@@ -43,13 +44,30 @@ def parse_arguments(module: str, argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def take_order(arguments: argparse.Namespace) -> Order:
-    """Read the run's log and set aside what lies beyond the resume point. Raises UserError where it can't be served."""
-    folder, state = load_run(use_outputs(arguments.outputs.absolute()), arguments.run)
+def wanted_config(state: RunState, arguments: argparse.Namespace) -> RunConfig:
+    """The config that the attempt is to train. Raises ConfigError."""
     attempt = next((a for a in state.attempts if a.number == arguments.attempt), None)
     request = next((r for r in state.requests if r.id == arguments.request), None)
     config_id = attempt.config if attempt else request.config if request else state.config_id
-    config = parse_saved(state.configs.get(config_id, state.config))
+    return parse_saved(state.configs.get(config_id, state.config))
+
+
+def wanted_processes(arguments: argparse.Namespace) -> int:
+    """How many processes the config asks for; 1 where it can't be read, so that one says why."""
+    try:
+        _, state = load_run(use_outputs(arguments.outputs.absolute()), arguments.run)
+        return wanted_config(state, arguments).processes
+    except UserError:
+        return 1
+
+
+def take_order(arguments: argparse.Namespace, first: bool = True) -> Order:
+    """Read the run's log and set aside what lies beyond the resume point. Raises UserError where it can't be served.
+
+    `first` off: another process of the same training does the latter.
+    """
+    folder, state = load_run(use_outputs(arguments.outputs.absolute()), arguments.run)
+    config = wanted_config(state, arguments)
     resume_from = None
     step = 0
     # Who asked has decided: a restart names no state, whatever the run once started from.
@@ -61,6 +79,7 @@ def take_order(arguments: argparse.Namespace) -> Order:
             raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {wanted} can't be resumed from: {problem}")
         resume_from, step = found.path, found.step
     log = PatientLog(EventLog(folder.path, "trainer", attempt=arguments.attempt))
-    sweep_leftovers(folder)
-    set_aside(folder, step, state)
+    if first:
+        sweep_leftovers(folder)
+        set_aside(folder, step, state)
     return Order(folder, arguments.attempt, config, log, resume_from, step, arguments.request)

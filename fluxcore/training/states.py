@@ -33,11 +33,11 @@ def lora_state(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu() for name, value in get_peft_model_state_dict(transformer).items()}
 
 
-def keep_states_small(accelerator: Accelerator) -> None:
-    """Make `accelerator.save_state` write the LoRA instead of the whole base model (23.8 GB for FLUX)."""
+def keep_states_small(accelerator: Accelerator, transformer: torch.nn.Module) -> None:
+    """Make `accelerator.save_state` write the transformer's LoRA, by its own names, and nothing of the base."""
 
     def only_lora(models: list[torch.nn.Module], weights: list[dict[str, Any]], output_dir: str) -> None:
-        weights[:] = [lora_state(accelerator.unwrap_model(model)) for model in models]
+        weights[:] = [lora_state(transformer)]
 
     def leave_to_us(models: list[torch.nn.Module], input_dir: str) -> None:
         models.clear()

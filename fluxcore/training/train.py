@@ -38,6 +38,7 @@ from fluxcore.runs.retention import prune_states
 from . import randomness
 from .averages import Averages
 from .cache import Cache, file_hash
+from .compiling import Compiling
 from .data import Batch, TrainingData
 from .failures import Exit, TrainingError
 from .lora_file import save_network
@@ -48,6 +49,7 @@ from .noise_levels import draw_sigmas
 from .objective import sample_losses, sigma_weights
 from .optimizers import effective_rate, make_optimizer
 from .prompts import SamplePrompt, parse_prompts
+from .ranks import Ranks
 from .sampling import draw, save_png
 from .states import keep_states_small, load_state, lora_state, save_state
 from .validation import Validation
@@ -70,12 +72,14 @@ class Training:
     resume_from: Path | None = None
     stopping: Callable[[], bool] = lambda: False
     wishes: Callable[[], set[str]] = set
+    ranks: Ranks = field(default_factory=Ranks)
     started: float = field(default_factory=time.time)
 
     # Filled by run(), in this order.
     layout: Layout = field(init=False)
     data: TrainingData = field(init=False)
     pipeline: Any = field(init=False)
+    compiling: Compiling = field(init=False)
     embeddings: dict[str, PromptEmbedding] = field(default_factory=dict)
     averages: Averages | None = None
     validation: Validation | None = None
@@ -93,7 +97,8 @@ class Training:
 
     def _run(self) -> Exit:
         config, folder = self.config, self.folder
-        accelerator = Accelerator(mixed_precision="no")  # precision is set below, on the base alone
+        ranks = self.ranks
+        accelerator = ranks.accelerator()
         device, dtype = accelerator.device, DTYPES[config.mixed_precision]
         self.model = find_model(config.base_model)
         self.family = family_of(self.model)
@@ -103,19 +108,22 @@ class Training:
 
         # The base model: found; its text side used and freed; its image side on the host, the VAE for as long as it is
         # used on the GPU.
-        base = self._find_base(self.model)
+        with ranks.in_turn("the base model", self.heed_stop):
+            base = self._find_base(self.model)
         self.phase("load")
         tokens, family = self.model.tokens, self.family
         data = self.data = TrainingData(config, layout, Cache(folder.cache), base, tokens, dtype)
         wanted = [text for prompt in self.prompts for text in (prompt.text, prompt.negative)]
         reader = torch.device("cpu") if config.encode_on_cpu else device
-        data.encode_text(wanted, lambda: family.load_text_side(base, tokens, dtype, reader), self.encoding)
+        with ranks.in_turn("the captions", self.heed_stop):
+            data.encode_text(wanted, lambda: family.load_text_side(base, tokens, dtype, reader), self.encoding)
         self.embeddings = {text: data.prompt(text) for text in wanted}
         self.phase("load")
         pipeline = self.pipeline = family.load_image_side(base, dtype, torch.device("cpu"))
-        pipeline.vae.to(device)
-        data.encode_pictures(family, pipeline, self.encoding)
-        pipeline.vae.to("cpu")
+        with ranks.in_turn("the pictures", self.heed_stop):
+            pipeline.vae.to(device)
+            data.encode_pictures(family, pipeline, self.encoding)
+            pipeline.vae.to("cpu")
 
         # The LoRA on the chosen layers, in 32 bit whatever the base is in; only then is the base held in less, and
         # brought to the GPU layer by layer.
@@ -126,10 +134,13 @@ class Training:
         if config.network_weights and self.resume_from is None:
             continue_from(transformer, Path(config.network_weights), config, family)
         hold_base(transformer, device, held(config), config.blocks_to_swap)
+        if config.shard_base:
+            ranks.share(transformer, parameters)
         transformer.to(device)
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         transformer.train()
+        compiling = self.compiling = Compiling(transformer, config.compile, self._tell_of_compiling)
 
         optimizer = make_optimizer(config, parameters)
         scheduler = get_scheduler(
@@ -143,13 +154,14 @@ class Training:
         named = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
         averages = self.averages = Averages(named, optimizer, config.ema_decay)
         validation = self.validation = Validation(config.seed, data.held_out()) if layout.held_out else None
-        transformer, optimizer, scheduler = accelerator.prepare(transformer, optimizer, scheduler)
-        keep_states_small(accelerator)
+        optimizer, scheduler = ranks.prepare(accelerator, parameters, optimizer, scheduler)
+        keep_states_small(accelerator, transformer)
         step = load_state(accelerator, transformer, optimizer, scheduler, self.resume_from) if self.resume_from else 0
         if self.resume_from:
             averages.load(self.resume_from)
-            if data.changed_since(self.resume_from):
-                self._tell_of_other_data(self.resume_from, step)
+            before = data.batches_before(self.resume_from)
+            if data.changed_since(self.resume_from) or before != config.batches_per_step:
+                self._tell_of_other_data(self.resume_from, step, before)
             if validation:
                 validation.load(self.resume_from)
         self.saved_step = step
@@ -164,24 +176,34 @@ class Training:
         self.last_line = 0.0
 
         while step < self.total_steps:
-            if self.stopping():
+            if ranks.any(self.stopping()):
                 return self._stop(accelerator, step)
             step_started = time.monotonic()
             step += 1
             epoch = (step - 1) // self.steps_per_epoch + 1
 
             # Which pictures, which noise, which noise level: functions of (seed, step, sample) alone.
-            batches = data.step(step)
+            compiling.before_step(step, self.total_steps - step + 1)
+            batches, samples = data.step(step, ranks.rank, ranks.count, even=ranks.sharded), data.samples(step)
+            loss, short = None, False
             try:
-                loss = self.backward(accelerator, pipeline, step, batches)
+                loss = self.backward(accelerator, pipeline, step, batches, samples)
             except torch.OutOfMemoryError:
-                if self.smaller:
+                if self.smaller or ranks.sharded:  # all have to do as many passes
                     raise
-                loss = None
+                short = True
+            except Exception as error:
+                if not compiling.gave_up(error, step):
+                    raise
             if loss is None:  # not within `except`, which would keep the failed step's memory
                 optimizer.zero_grad()
+                if short:
+                    self._use_less_memory(pipeline, step, batches)
+                loss = self.backward(accelerator, pipeline, step, batches, samples)
+            ranks.add_gradients()
+            loss, too_large = ranks.totals(loss, float(short))
+            if too_large and not self.smaller:  # another process's memory is no larger than ours
                 self._use_less_memory(pipeline, step, batches)
-                loss = self.backward(accelerator, pipeline, step, batches)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf)
             rate = effective_rate(optimizer, scheduler.get_last_lr()[0])
             sound = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -191,8 +213,9 @@ class Training:
                 optimizer.zero_grad()
                 averages.update(step)
 
-            samples = sum(map(len, batches))
-            self._report(step, epoch, loss, rate, float(grad_norm), time.monotonic() - step_started, samples)
+            seconds = time.monotonic() - step_started
+            compiling.after_step(seconds)
+            self._report(step, epoch, loss, rate, float(grad_norm), seconds, samples)
             if not sound:
                 what = f"the loss is {loss} and its gradient {float(grad_norm)} at step {step}"
                 raise TrainingError(Exit.NAN_LOSS, f"{what}: lower the learning rate, then resume")
@@ -200,7 +223,7 @@ class Training:
             # Validation, checkpoints and samples at their times or when asked for; the last ones are below.
             if step == self.total_steps:
                 break
-            asked = self.wishes()
+            asked = ranks.same(self.wishes())
             try:
                 if config.validate_every_n_steps and step % config.validate_every_n_steps == 0:
                     self.validate(step)
@@ -226,16 +249,19 @@ class Training:
         print(f"done: {folder.final_weights}", flush=True)
         return Exit.DONE
 
-    def backward(self, accelerator: Accelerator, pipeline: Any, step: int, batches: list[Batch]) -> float:
-        """Add the gradients of a step's batches; its loss, the mean over all of their samples."""
-        samples, loss = sum(map(len, batches)), 0.0
+    def backward(self, accelerator: Accelerator, pipeline: Any, step: int, batches: list[Batch], samples: int) -> float:
+        """Add the gradients of this process's batches of a step; their part of its loss, the mean over all `samples`.
+
+        The gradients are as many times larger as there are processes: what is made of them is their mean.
+        """
+        loss = 0.0
         for batch in [half for whole in batches for half in (whole.halves() if self.smaller else [whole])]:
             # Dropout inside the network draws from the global generator.
             key = (step, batch.first) if batch.first else (step,)
             torch.manual_seed(randomness.seed_for(self.config.seed, "dropout", *key))
             losses = self.losses(pipeline, batch)
             mean = (losses * batch.weights.to(losses.device)).sum() / samples
-            accelerator.backward(mean)
+            accelerator.backward(mean * self.ranks.count)
             loss += mean.item()
         return loss
 
@@ -291,20 +317,32 @@ class Training:
         return self.progress("cache")
 
     def heed_stop(self) -> None:
-        """Raise Stopped where a TERM came; called in all that lasts longer than a step."""
-        if self.stopping():
+        """Raise Stopped where a TERM came; called in all that lasts longer than a step, by all processes alike."""
+        if self.ranks.any(self.stopping()):
             raise Stopped
 
-    def _tell_of_other_data(self, state: Path, step: int) -> None:
-        """Pictures, captions or their settings aren't those that the checkpoint was trained with."""
+    def _tell_of_other_data(self, state: Path, step: int, batches_before: int) -> None:
+        """Pictures, captions, their settings or a step's batches aren't those that the checkpoint was trained with."""
+        config = self.config
         self.log.append(
             "dataset.changed", {"step": step, "checkpoint": state.name, "pictures": len(self.layout.pictures)}
         )
+        if batches_before != config.batches_per_step:
+            change = f"a step had {batches_before} batches at {state.name}, now it has {config.batches_per_step}"
+            accumulated, over = divmod(batches_before, config.processes)
+            mend = f"gradient_accumulation_steps={accumulated}" if not over else f"{batches_before} processes"
+        else:
+            change, mend = f"the pictures, captions or dataset settings are not those of {state.name}", "the old ones"
         print(
-            f"the pictures, captions or dataset settings are not those of {state.name}: the training goes on with the "
-            "present ones, but not as if it had never stopped (put the old ones back and resume from there for that)",
+            f"{change}: the training goes on so, but not as if it had never stopped (for that, resume from there with "
+            f"{mend})",
             flush=True,
         )
+
+    def _tell_of_compiling(self, type: str, data: dict[str, Any]) -> None:
+        self.log.append(type, data)
+        what = f"can't be compiled, they run as written ({data['reason']})" if "reason" in data else "are compiled now"
+        print(f"the transformer's blocks {what}", flush=True)
 
     def _use_less_memory(self, pipeline: Any, step: int, batches: list[Batch]) -> None:
         """From now on: batches in halves, and activations computed twice instead of kept."""
@@ -314,7 +352,7 @@ class Training:
             torch.cuda.empty_cache()
         if not pipeline.transformer.is_gradient_checkpointing:
             pipeline.transformer.enable_gradient_checkpointing()
-        batch = max(len(half) for batch in batches for half in batch.halves())
+        batch = max((len(half) for batch in batches for half in batch.halves()), default=1)
         self.log.append("memory.short", {"step": step, "batch": batch, "gradient_checkpointing": True})
         print(
             f"the GPU's memory was full at step {step}; going on with {batch} at a time and gradient checkpointing "
@@ -331,7 +369,7 @@ class Training:
         pipeline = self.pipeline
         pipeline.transformer.eval()
         try:
-            with self.shown():
+            with self.shown(), self.compiling.as_written():
                 loss = self.validation.measure(lambda batch: self.losses(pipeline, batch), self.heed_stop)
         finally:
             pipeline.transformer.train()
@@ -355,7 +393,7 @@ class Training:
     def sample(self, pipeline: Any, step: int) -> None:
         """Draw every sample prompt with the LoRA as it is now."""
         if self.prompts:
-            with self.shown():
+            with self.shown(), self.compiling.as_written():
                 self._draw_all(pipeline, step)
 
     def _draw_all(self, pipeline: Any, step: int) -> None:
@@ -366,7 +404,8 @@ class Training:
             seed = self.config.seed + index if prompt.seed is None else prompt.seed
             path = self.folder.sample(index, seed, step=step)
             drawn = draw(self.family, pipeline, prompt, self.embeddings, self.config.resolution, seed, self.heed_stop)
-            save_png(drawn, path, prompt.text)
+            if self.ranks.first:
+                save_png(drawn, path, prompt.text)
             self.log.append(
                 "sample.saved",
                 {
@@ -395,11 +434,14 @@ class Training:
             loss = self.validate(step)
         except Stopped:  # a TERM saves a state anyway; here it only cuts the measuring short
             loss = None
+        if not self.ranks.first:
+            self.saved_step = step
+            return
         self.phase("save")
         if with_state:
             self._save_state(accelerator, state, epoch, step)
         with self.shown():
-            found = lora_state(accelerator.unwrap_model(accelerator._models[0]))
+            found = lora_state(self.pipeline.transformer)
             lora = {name: value.clone() for name, value in found.items()}  # what is shown is taken back
         tensors = network_tensors(lora, self.config, self.family, DTYPES[self.config.save_precision])
         info = training_info(self.config, self.model, self.layout, self.started)
@@ -431,7 +473,7 @@ class Training:
         prune_states(self.folder, self.config.save_last_n_epochs_state, self.config.save_last_n_steps_state, step)
 
     def _stop(self, accelerator: Accelerator, step: int) -> Exit:
-        if self.config.enable_checkpointing and step > self.saved_step:
+        if self.ranks.first and self.config.enable_checkpointing and step > self.saved_step:
             self.phase("save")
             epoch = (step - 1) // self.steps_per_epoch + 1
             self._save_state(accelerator, self.folder.step_state(step), epoch, step)
