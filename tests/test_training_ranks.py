@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fluxcore.config import ConfigError, parse_config
 from fluxcore.log import read_events
 from fluxcore.runs import RunFolder, load_run, save_config
 from fluxcore.training import __main__ as trainer
+from fluxcore.training import launch
 from fluxcore.training.failures import Exit, TrainingError
 from fluxcore.training.launch import PEER_LOST, RENDEZVOUS
 from fluxcore.training.ranks import Ranks
@@ -51,7 +53,7 @@ def begin(
                 RENDEZVOUS: f"file://{folder.path}/.store{attempt}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
             }  # fmt: skip
             log = os.open(folder.path / f"out{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1), os.dup2(log, 2)
+            sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
             AcceleratorState._reset_state(True)  # of trainings in this test's own process
             before(rank)
             code = trainer.main(["--outputs", str(folder.path.parent), "--run", folder.name, "--attempt", str(attempt)])
@@ -248,3 +250,18 @@ def test_a_config_says_how_many_processes_train(settings: dict[str, object], pro
 def test_what_does_not_go_together_is_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse_config(settings)
+
+
+def test_the_trainer_that_the_runner_starts_becomes_the_launcher_of_as_many_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_of(tmp_path, "several", gpu_ids="0,1,2")
+    started: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(launch, "launch", lambda command, processes: started.append((command, processes)) or 77)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        argv = ["--outputs", str(tmp_path), "--run", folder.name, "--attempt", "1"]
+        assert trainer.main(argv) == 77
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started == [([sys.executable, "-m", "fluxcore.training", *argv], 3)]

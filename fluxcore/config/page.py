@@ -65,6 +65,34 @@ A step that runs out of GPU memory is tried once more with halved batches and gr
 goes on so (`memory.short`); if that does not fit either, the run fails with what to change. A loss or gradient that is
 no number ends the attempt before it touches the weights: resume from the last checkpoint with a lower learning rate.
 
+## Several GPUs
+
+A run that names several GPUs (`gpu_ids=0,1`) trains on all of them, one process each. Each takes batches of its own, so
+a step has `train_batch_size` × `gradient_accumulation_steps` × GPUs pictures and an epoch accordingly fewer steps;
+`max_train_steps` counts steps, whatever they hold. What comes out is what one process with so many times the
+accumulation trains: within 1e-5, on a CPU with two processes to the bit. So a run may be resumed with other GPUs: with
+as many batches a step (accumulation × GPUs) it goes on exactly, with others it goes on too, and `dataset.changed` and
+the log say what would be exact.
+
+Captions and pictures are encoded by the first process while the others wait. Only it writes events, files and samples.
+A stop stops all after the same step; where a process dies, all end, and `run.failed` has the cause that the first to
+fail gave. `torchrun --nproc-per-node 2 -m fluxcore.training …` starts them as well.
+
+Each GPU holds the whole base model, and the host's memory one copy for each GPU while it loads. Where one GPU can't
+hold it, `shard_base` splits the transformer over them (FSDP2, the LoRA stays whole); it excludes a base that is held in
+less and swapped blocks, and a step that does not fit is not tried again in smaller parts.
+
+Tested with two processes on a CPU (gloo), split base included. With NCCL on real GPUs none of this has been run yet.
+
+## Compiled blocks
+
+With `compile` the transformer's blocks go through torch.compile, one of each kind (FLUX.1: two) for all of them. The
+first such step takes up to a minute. `auto` times eight steps and then compiles where what is left saves twice that
+minute; `compile.started` says when. Samples and validation run uncompiled. Where there is no compiler (gcc on a CPU,
+Triton on a GPU) the training goes on without, and `compile.failed` says why. A compiled training equals the other up
+to rounding; resumed with `on` it is compiled from its first step again. With `auto` a resumed attempt times its own
+steps first, so it ends equal within rounding, not to the bit. On a GPU this has not been run yet.
+
 ## What the files are
 
 | network | file | opens in |

@@ -192,7 +192,10 @@ def make_plan(config: RunConfig, pictures: int, found: dict[str, Any]) -> Plan:
     if config.optimizer_type != "adafactor":
         optimizer = int(OPTIMIZER_BYTES.get(config.optimizer_type, 8.0) * values)
     context = {"CUDA context": CONTEXT_BYTES}
-    base = {"base model": found["base_bytes"] - swapped, "LoRA": lora, "its optimizer": optimizer}
+    kept = found["base_bytes"] - swapped
+    if config.shard_base:  # a share of it, and two double blocks put together: the one in use and the next
+        kept = kept // config.processes + 2 * found["double_bytes"]
+    base = {"base model": kept, "LoRA": lora, "its optimizer": optimizer}
     copy = {"copy of a swapped layer": found["largest_bytes"]} if swapped else {}
     phases = [Phase("pictures", {"VAE": found["vae_bytes"], "its activations": found["encode_bytes"], **context})]
     if not config.encode_on_cpu:
@@ -211,7 +214,7 @@ def make_plan(config: RunConfig, pictures: int, found: dict[str, Any]) -> Plan:
         lora_parameters=values,
         step_flops=found["step_flops"],
         swapped_bytes=swapped,
-        host_bytes=max(found["parameters"] * bytes_of, found["text_bytes"]),
+        host_bytes=max(found["parameters"] * bytes_of * config.processes, found["text_bytes"]),
         steps=config.total_steps(pictures) if pictures or config.max_train_steps else 0,
         disk=estimate_disk(config, pictures, lora_size(model)),
         checkpointing=config.gradient_checkpointing,
