@@ -29,7 +29,7 @@ def with_backend(monkeypatch: pytest.MonkeyPatch, backend: object) -> None:
 
 
 def run_of(outputs: Path, name: str, **settings: object) -> RunFolder:
-    return new_run(outputs, name, lambda dataset: some_pictures(dataset, 4), **{**SETTINGS, **settings})
+    return new_run(outputs, name, lambda dataset: some_pictures(dataset, 5), **{**SETTINGS, **settings})
 
 
 def test_compiled_blocks_train_the_same_with_lora_checkpointing_samples_and_validation(
@@ -37,7 +37,7 @@ def test_compiled_blocks_train_the_same_with_lora_checkpointing_samples_and_vali
 ) -> None:
     settings = {
         "gradient_checkpointing": True, "sample_every_n_steps": 2, "sample_prompts": "ghost --s 2 --w 96",
-        "validation_split": 0.3, "validate_every_n_steps": 2,
+        "validation_split": 0.2, "validate_every_n_steps": 2, "train_layers": "attn",
     }  # fmt: skip
     plain = run_of(tmp_path, "plain", **settings)
     train_here(plain)
@@ -50,7 +50,7 @@ def test_compiled_blocks_train_the_same_with_lora_checkpointing_samples_and_vali
 
     with_backend(monkeypatch, traced)
     train_here(compiled)
-    assert 2 <= len(graphs) <= 4  # one for each kind of block, whatever is drawn and measured besides
+    assert len(graphs) == 4  # two for each kind of block (the first one's input differs), whatever is drawn besides
     (event,) = events_of(compiled, "compile.started")
     assert event.data == {"step": 1, "step_seconds": None, "steps_left": 3}
     assert losses_of(compiled) == pytest.approx(losses_of(plain), abs=1e-5)

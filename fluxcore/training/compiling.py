@@ -1,4 +1,4 @@
-"""Compiling the transformer's blocks, one of each kind, where that repays itself: the option `compile`.
+"""Compiling the transformer's blocks, one of each kind for all, where that repays itself: the option `compile`.
 
 A compiled block gives the same up to rounding, in less time; making it costs up to a minute before the first such step.
 Samples and validation run as written, so that their other sizes cost no further compiling.
