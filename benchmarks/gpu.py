@@ -128,7 +128,7 @@ def child(preset: str, asked: argparse.Namespace) -> dict[str, Any]:
     accelerator = Accelerator(mixed_precision="no")
 
     def ours(step: int) -> None:
-        training.backward(accelerator, pipeline, step, [batch()])
+        training.backward(accelerator, pipeline, step, [batch()], asked.batch)
         update()
 
     one = batch()
