@@ -242,7 +242,7 @@ TYPES: tuple[EventType, ...] = (
     EventType(
         "dataset.changed",
         "trainer",
-        "pictures, captions or dataset settings are not those of the checkpoint that is resumed; it goes on with them",
+        "pictures, captions, dataset settings or the batches of a step are not those of the checkpoint that is resumed",
         (
             Field("step", "the checkpoint's step", 120, "optimizer steps"),
             Field("checkpoint", "the state folder", _STATE),

@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
             training.log.drain(30)
     except Exception as error:
         if several and lost_a_peer(error):
+            why = str(error).strip().splitlines()[:1]
+            print(f"process {ranks.rank} ends, for it lost another one {why}", file=sys.stderr, flush=True)
             return PEER_LOST
         expected: TrainingError | None = explain(error)
         if expected is None:

@@ -36,10 +36,6 @@ SILENT_HOURS = 3
 LOOK_SECONDS = 0.2
 
 
-class PeerLostError(RuntimeError):
-    """Another process of this training ended, or can't be reached."""
-
-
 class Silence(PatientLog):
     """The event log of all processes but the first."""
 
@@ -124,16 +120,14 @@ class Ranks:
         """Make each gradient the mean of all processes' gradients; those that have none count as zero."""
         if self.count > 1:
             assert self._gradients is not None
-            with _peers():
-                self._gradients().backward()
+            self._gradients().backward()
 
     def totals(self, *numbers: float) -> list[float]:
         """The sum over all processes of each number. Before `prepare` each process speaks for itself."""
         if self.count == 1 or not self._together:
             return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64, device=self._device)
-        with _peers():
-            dist.all_reduce(tensor)
+        dist.all_reduce(tensor)
         return tensor.tolist()
 
     def any(self, flag: bool) -> bool:
@@ -145,8 +139,7 @@ class Ranks:
         if self.count == 1:
             return value
         holder = [value]
-        with _peers():
-            dist.broadcast_object_list(holder, device=self._device)
+        dist.broadcast_object_list(holder, device=self._device)
         return holder[0]
 
     @contextmanager
@@ -224,18 +217,8 @@ class _Zero(torch.autograd.Function):
 
 
 def lost_a_peer(error: BaseException) -> bool:
-    """Whether an error only says that another process is gone."""
-    if isinstance(error, PeerLostError | dist.DistError):
+    """Whether an error only says that another process is gone, as NCCL and gloo say it."""
+    if isinstance(error, dist.DistError):
         return True
     words = ("connection closed by peer", "connection reset by peer", "connection refused", "gloo/transport")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
-@contextmanager
-def _peers() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise PeerLostError(str(error)) from error
