@@ -92,6 +92,7 @@ LABELS = {
     "encode_on_cpu": "Encode captions on the CPU",
     "mixed_precision": "Precision of the base model",
     "save_precision": "Precision of the saved LoRA",
+    "lora_format": "Key names in the saved LoRA",
     "pretrained_model_name_or_path": "Transformer file",
     "ae": "Autoencoder file",
     "clip_l": "CLIP-L file",

@@ -469,8 +469,8 @@ def test_converting_into_the_same_file_is_refused(tmp_path):
     for other in (path, tmp_path / "." / "a.safetensors", tmp_path / "link.safetensors", tmp_path / "hard.safetensors"):
         with pytest.raises(ValueError, match="one file"):
             convert_lora(path, other, to="diffusers")
-    with pytest.raises(ValueError, match="sd-scripts or diffusers, not to 'comfy'"):
-        convert_lora(path, tmp_path / "b.safetensors", to="comfy")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="comfyui, not to 'forge'"):
+        convert_lora(path, tmp_path / "b.safetensors", to="forge")  # type: ignore[arg-type]
     assert path.read_bytes() == before
 
 
@@ -548,6 +548,24 @@ def test_metadata_has_sd_scripts_names_and_strings_only():
         "modelspec.date": "2023-11-14T22:13:20+00:00",
         "modelspec.trigger_phrase": "r1so",
     }
+
+
+def test_a_files_thumbnail_is_a_small_picture_and_its_implementation_goes_by_its_names():
+    import base64
+    import io
+
+    from PIL import Image
+
+    from fluxcore.training.metadata import thumbnail_of
+
+    url = thumbnail_of(Image.new("RGBA", (1024, 512), "coral"))
+    info = TrainingInfo(**INFO, thumbnail=url, lora_format="diffusers", license="apache-2.0")
+    metadata = sd_scripts_metadata(info, steps=1, epoch=1, finished_at=0)
+    kind, _, data = metadata["modelspec.thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64" and len(data) < 20_000
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (256, 128)
+    assert metadata["modelspec.implementation"] == "diffusers"
+    assert metadata["modelspec.license"] == "apache-2.0" and "ss_lora_format" not in metadata
 
 
 def test_what_a_run_knows_wins_over_what_it_took_over():

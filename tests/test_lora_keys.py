@@ -11,7 +11,15 @@ import itertools
 import pytest
 import torch
 
-from fluxcore.training.lora_keys import LoraFormatError, detect_format, to_diffusers, to_peft, to_sd_scripts
+from fluxcore.training.lora_keys import (
+    TO_FORMAT,
+    LoraFormatError,
+    detect_format,
+    to_comfyui,
+    to_diffusers,
+    to_peft,
+    to_sd_scripts,
+)
 
 torch.set_num_threads(1)
 
@@ -371,6 +379,70 @@ def test_to_peft_gives_what_a_trainer_continues_from():
         again, alphas = to_peft(form)
         assert_identical(again, state)
         assert alphas == dict.fromkeys(ALL, 2.0)
+
+
+# ComfyUI's names are Black Forest Labs' own, as in `flux1-dev.safetensors`; written out by hand.
+COMFYUI = {
+    "double_blocks_3_img_attn_qkv": "double_blocks.3.img_attn.qkv",
+    "double_blocks_3_img_attn_proj": "double_blocks.3.img_attn.proj",
+    "double_blocks_3_img_mlp_0": "double_blocks.3.img_mlp.0",
+    "double_blocks_3_img_mlp_2": "double_blocks.3.img_mlp.2",
+    "double_blocks_3_img_mod_lin": "double_blocks.3.img_mod.lin",
+    "double_blocks_11_txt_attn_qkv": "double_blocks.11.txt_attn.qkv",
+    "double_blocks_11_txt_attn_proj": "double_blocks.11.txt_attn.proj",
+    "double_blocks_11_txt_mlp_0": "double_blocks.11.txt_mlp.0",
+    "double_blocks_11_txt_mlp_2": "double_blocks.11.txt_mlp.2",
+    "double_blocks_11_txt_mod_lin": "double_blocks.11.txt_mod.lin",
+    "single_blocks_37_linear1": "single_blocks.37.linear1",
+    "single_blocks_37_linear2": "single_blocks.37.linear2",
+    "single_blocks_37_modulation_lin": "single_blocks.37.modulation.lin",
+    "img_in": "img_in",
+    "txt_in": "txt_in",
+    "time_in_in_layer": "time_in.in_layer",
+    "time_in_out_layer": "time_in.out_layer",
+    "guidance_in_in_layer": "guidance_in.in_layer",
+    "guidance_in_out_layer": "guidance_in.out_layer",
+    "vector_in_in_layer": "vector_in.in_layer",
+    "vector_in_out_layer": "vector_in.out_layer",
+    "final_layer_adaLN_modulation_1": "final_layer.adaLN_modulation.1",
+    "final_layer_linear": "final_layer.linear",
+}
+
+
+@pytest.mark.parametrize("make", [lambda: to_sd_scripts(peft_lora(ALL), alpha=2.0), lambda: sd_lora(list(COMFYUI))])
+def test_comfyuis_names_are_the_models_own(make):
+    sd = make()
+    comfyui = to_comfyui(sd)
+    parts = ("lora_down.weight", "lora_up.weight", "alpha")
+    assert_identical(
+        comfyui,
+        {f"diffusion_model.{new}.{p}": sd[f"lora_unet_{old}.{p}"] for old, new in COMFYUI.items() for p in parts},
+    )
+    assert detect_format(comfyui) == "comfyui"
+    assert_identical(to_sd_scripts(comfyui), sd)
+    peft_parts = {"lora_down": "lora_A", "lora_up": "lora_B"}
+    renamed = {key.replace(a, b): t for a, b in peft_parts.items() for key, t in comfyui.items() if a in key}
+    alphas = {key: t for key, t in comfyui.items() if key.endswith("alpha")}
+    assert_identical(to_sd_scripts(renamed | alphas), sd)
+
+
+def test_clip_l_has_comfyuis_names_too():
+    name = "lora_te1_text_model_encoder_layers_10_self_attn_out_proj"
+    sd = {f"{name}.lora_down.weight": torch.ones(1, 4), f"{name}.lora_up.weight": torch.ones(4, 1)}
+    sd[f"{name}.alpha"] = torch.tensor(1.0)
+    comfyui = to_comfyui(sd)
+    assert "text_encoders.clip_l.transformer.text_model.encoder.layers.10.self_attn.out_proj.alpha" in comfyui
+    assert_identical(to_sd_scripts(comfyui), sd)
+    with pytest.raises(LoraFormatError, match="part of CLIP-L"):
+        TO_FORMAT["peft"](sd)
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.permutations(TO_FORMAT, 2))
+def test_there_and_back_is_exact_between_any_two_forms(one, other):
+    original = TO_FORMAT[one](peft_lora(ALL, make=full_bits), 2.0)
+    there = TO_FORMAT[other](original)
+    assert (detect_format(original), detect_format(there)) == (one, other)
+    assert_identical(TO_FORMAT[one](there), original)
 
 
 def test_every_form_converts_to_itself():

@@ -17,6 +17,7 @@ from fluxcore.models.flux import FLUX_1
 from fluxcore.models.loading import load_pipeline
 from fluxcore.models.registry import find_model
 from fluxcore.training.failures import TrainingError
+from fluxcore.training.lora_keys import detect_format
 from fluxcore.training.network import add_network, continue_from, network_tensors
 from fluxcore.training.noise_levels import draw_sigmas
 from fluxcore.training.objective import sample_losses, sigma_weights
@@ -177,6 +178,8 @@ def test_a_selection_that_leaves_nothing_is_a_sentence() -> None:
 
 KINDS: dict[str, dict[str, object]] = {
     "lora": {"network_alpha": 2.0},
+    "lora, diffusers' names": {"network_alpha": 2.0, "lora_format": "diffusers"},
+    "lora, ComfyUI's names": {"network_alpha": 2.0, "lora_format": "comfyui"},
     "rslora": {"network_alpha": 2.0, "use_rslora": True},
     "dora": {"use_dora": True},
     "lokr": {"network_algo": "lokr", "network_alpha": 2.0},
@@ -207,7 +210,10 @@ def test_a_network_is_continued_at_the_strength_it_had(kind: str, tmp_path: Path
 
     model, config = filled(KINDS[kind])
     file = tmp_path / "network.safetensors"
-    save_network(file, network_tensors(lora_state(model), config, FLUX_1, torch.float32), {})
+    tensors = network_tensors(lora_state(model), config, FLUX_1, torch.float32)
+    save_network(file, tensors, {})
+    if config.network_algo == "lora" and not config.use_dora:
+        assert detect_format(tensors) == config.lora_format
     other = transformer()
     add_network(other, config, FLUX_1)
     continue_from(other, file, config, FLUX_1)

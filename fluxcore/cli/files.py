@@ -15,7 +15,7 @@ from fluxcore.runs import load_run, slugify
 from .options import Name, Outputs, build_config, outputs_folder, read_config_file
 from .out import note, say
 
-FORMATS = ("sd-scripts", "diffusers")
+FORMATS = ("sd-scripts", "diffusers", "peft", "comfyui")
 
 
 def export(
@@ -69,11 +69,11 @@ def import_(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A LoRA file.", show_default=False)],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{' or '.join(FORMATS)}.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{', '.join(FORMATS)}.", show_default=False)],
 ) -> None:
-    """A LoRA file with the other family of key names, exactly."""
+    """A LoRA file with the key names of another program, exactly."""
     if to not in FORMATS:
-        raise UserError(f"--to takes {' or '.join(FORMATS)}, not {to!r}")
+        raise UserError(f"--to takes {', '.join(FORMATS)}, not {to!r}")
     from fluxcore.training.lora_file import convert_lora
 
     try:

@@ -37,6 +37,7 @@ ADVICE: dict[str, tuple[str, str]] = {
     "lr_scheduler_power": ("exponent", "2 to fall early, 0.5 to fall late"),
     "max_grad_norm": ("norm", "lower where the loss jumps; 0 with adafactor, which clips by itself"),
     "mixed_precision": ("", "no on a CPU, bf16 on a GPU since 2020, fp16 on older ones"),
+    "lora_format": ("", "diffusers for its scripts; all of ComfyUI, Forge and diffusers read sd-scripts'"),
     "save_precision": ("", "float for a LoRA that is merged or trained on"),
     "gradient_checkpointing": ("", "off where memory is left: a quarter faster"),
     "fp8_base": ("", "by the memory preset; on where FLUX.1 must fit 16 to 20 GiB"),

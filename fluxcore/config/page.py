@@ -94,13 +94,26 @@ Triton on a GPU) the training goes on without, and `compile.failed` says why. A 
 to rounding; resumed with `on` it is compiled from its first step again. With `auto` a resumed attempt times its own
 steps first, so it ends equal within rounding, not to the bit. On a GPU this has not been run yet.
 
+## Resuming into other settings, and from sd-scripts
+
+Epochs, steps, learning rate, schedule, pictures and samples may change between attempts: the training goes on with the
+new ones. Another optimizer begins without memory of the steps before. Another rank, alpha, network or choice of layers
+is refused: the weights would not be those that were saved. A state has sd-scripts' names and order wherever their
+network has a place for the LoRA, and theirs are resumed here; [sd-scripts](sd-scripts.md) says what is exact. What is
+not taken over as it was is said in `resume.adapted`.
+
 ## What the files are
 
 | network | file | opens in |
 | --- | --- | --- |
-| LoRA, rsLoRA | sd-scripts' keys; rsLoRA's scale is in `alpha` | all |
+| LoRA, rsLoRA | sd-scripts' keys, or those of `lora_format`; rsLoRA's scale is in `alpha` | all |
 | DoRA | diffusers' keys, with `dora_scale` for ComfyUI | diffusers; ComfyUI by its rules, not tried there |
 | LoKr, LoHa | LyCORIS' keys on diffusers' layers, as SimpleTuner's | ComfyUI by its rules, not tried there |
+
+`./fluxgym convert IN OUT --to sd-scripts`, `diffusers`, `peft` or `comfyui` gives a LoRA any of these names, exactly,
+and back again. The file's metadata have sd-scripts' `ss_…` keys and ModelSpec's: trigger word, tags and how often each
+stands in the captions, the base model's licence, hashes of the weights, and the newest sample of the first prompt as a
+thumbnail (drawn before the file was written, so not without `sample_every_n_steps`).
 """
 
 

@@ -183,6 +183,9 @@ class RunConfig(BaseModel):
     save_precision: Literal["float", "bf16", "fp16"] = _option(
         "bf16", "training", "Precision of the LoRA file; states always keep 32 bit."
     )
+    lora_format: Literal["sd-scripts", "diffusers", "comfyui"] = _option(
+        "sd-scripts", "training", "Key names in the LoRA file. A DoRA, LoKr or LoHa has but one form."
+    )
     gradient_checkpointing: bool = _option(
         True, "memory", "Do each block's forward pass again for the backward pass instead of keeping all: half as much "
         "time again, for FLUX.1 at 512 pixels 9 GiB less a picture.",

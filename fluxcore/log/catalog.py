@@ -275,6 +275,18 @@ TYPES: tuple[EventType, ...] = (
         ),
     ),
     EventType(
+        "resume.adapted",
+        "trainer",
+        "a checkpoint was taken over, but not all of it as it was: sd-scripts' or of another optimizer",
+        (
+            Field("step", "where the training goes on", 120, "optimizer steps"),
+            Field("checkpoint", "the state folder", _STATE),
+            Field("source", "whose state it is: fluxgym or sd-scripts", "sd-scripts"),
+            Field("optimizer", "kept: with its moments; fresh: without memory of the steps before", "fresh"),
+            Field("notices", "a sentence for each thing that is not as it was", ["the optimizer begins without …"]),
+        ),
+    ),
+    EventType(
         "memory.short",
         "trainer",
         "the GPU's memory was full in a step; it is tried once more in smaller parts, and all later ones as well",

@@ -90,14 +90,18 @@ def estimate_disk(
     else:
         kind = "adamw8bit" if theirs and config.optimizer_type == "adamw" else config.optimizer_type
         optimizer = _OPTIMIZER_BYTES[kind] * size.trained * rank
-    copies = 2 if config.ema_decay else 1
-    state = copies * _FLOAT_BYTES * size.trained * rank + optimizer + size.layers * _BYTES_A_LAYER
+    # A state's weights have sd-scripts' form as well, zeros included; an EMA is kept beside them by projection.
+    held = size.in_file + (size.trained if config.ema_decay else 0)
+    state = _FLOAT_BYTES * held * rank + optimizer + size.layers * _BYTES_A_LAYER
     if not config.enable_checkpointing:
         return DiskNeeds(0, weights, (epochs + steps + 1) * weights + other)
     keep_steps = 0
     if config.save_every_n_steps:
         keep_steps = math.ceil(config.save_last_n_steps_state / config.save_every_n_steps)
-    more = _more(epochs, config.save_last_n_epochs_state, epoch_states) + _more(steps, keep_steps, step_states)
+    more = _more(epochs, config.save_last_n_epochs_state, epoch_states) + max(
+        _more(steps, keep_steps, step_states), min(steps, step_states, 1)
+    )
+    # A state that a stop left between two of its kind stays beside them for a while.
     # One more: the last state of all, or a new one beside the old one that goes.
     return DiskNeeds(state, weights, (more + 1) * state + (epochs + steps + 1) * weights + other)
 

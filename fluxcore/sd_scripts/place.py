@@ -54,6 +54,8 @@ def check(config: RunConfig) -> None:
             f"sd-scripts need the model's files: set {', '.join(PARTS)} to their paths, or choose a base_model that "
             "comes in single files, as flux-dev-mirror"
         )
+    if config.lora_format != "sd-scripts":
+        raise ConfigError("sd-scripts write their own key names: set lora_format=sd-scripts (convert gives the others)")
     if config.quantize_base != "none":
         raise ConfigError("sd-scripts can't quantise the base model: set quantize_base=none (and fp8_base for 8 bits)")
 

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,13 +21,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fluxcore.atomic import write_atomic
-from fluxcore.training.lora_keys import LoraFormat, LoraFormatError, detect_format, to_diffusers, to_sd_scripts
+from fluxcore.training.lora_keys import TO_FORMAT, LoraFormat, LoraFormatError, detect_format
 
-FileFormat = Literal["sd-scripts", "diffusers"]
-
-IMPLEMENTATION: dict[FileFormat, str] = {
+IMPLEMENTATION: dict[LoraFormat, str] = {
     "sd-scripts": "https://github.com/black-forest-labs/flux",
+    "comfyui": "https://github.com/black-forest-labs/flux",
     "diffusers": "diffusers",
+    "peft": "diffusers",
 }
 """What modelspec calls the program whose module names a file has (`modelspec.implementation`)."""
 
@@ -54,7 +54,10 @@ def read_lora(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
     except LoraFormatError as error:
         raise LoraFormatError(f"{path}: {error}") from error
     adapter = metadata.pop(_ADAPTER_METADATA, None)
-    if adapter is not None and kind != "sd-scripts":  # sd-scripts' names have an `.alpha` each, all readers take that
+    if adapter is not None and kind in (
+        "diffusers",
+        "peft",
+    ):  # sd-scripts' names have an `.alpha` each, all readers take that
         if any(key.endswith(".alpha") for key in tensors):
             raise LoraFormatError(f"{path} has its alphas twice, as tensors and as {_ADAPTER_METADATA}.")
         tensors.update(_adapter_alphas(tensors, adapter))
@@ -87,16 +90,16 @@ def save_network(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
     write_atomic(Path(path), (len(text).to_bytes(8, "little"), text, blob[start:]))
 
 
-def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[str], to: FileFormat) -> LoraFormat:
-    """Write the LoRA of `in_path` to `out_path` with the other family of names, exactly; gives the format it found.
+def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[str], to: LoraFormat) -> LoraFormat:
+    """Write the LoRA of `in_path` to `out_path` with another family of names, exactly; gives the format it found.
 
     A file that already has the names of `to` is copied byte for byte. Metadata is kept; what would be untrue
     afterwards (hashes, `modelspec.implementation`, `lora_adapter_metadata`) is made anew or left out. An `out_path`
     that exists is replaced, and only once the new file is whole. Raises LoraFormatError for what can't be converted
-    (see to_sd_scripts, to_diffusers), ValueError for another `to` or where both paths are one file, OSError.
+    (see TO_FORMAT's functions), ValueError for another `to` or where both paths are one file, OSError.
     """
-    if to not in get_args(FileFormat):
-        raise ValueError(f"a LoRA converts to {' or '.join(get_args(FileFormat))}, not to {to!r}")
+    if to not in get_args(LoraFormat):
+        raise ValueError(f"a LoRA converts to {' or '.join(get_args(LoraFormat))}, not to {to!r}")
     if os.path.realpath(in_path) == os.path.realpath(out_path) or (
         os.path.exists(out_path) and os.path.samefile(in_path, out_path)
     ):
@@ -107,7 +110,7 @@ def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[st
         write_atomic(Path(out_path), Path(in_path).read_bytes())
         return found
     try:
-        converted = to_sd_scripts(tensors) if to == "sd-scripts" else to_diffusers(tensors)
+        converted = TO_FORMAT[to](tensors)
     except LoraFormatError as error:
         raise LoraFormatError(f"{in_path}: {error}") from error
     if "modelspec.implementation" in metadata:

@@ -115,6 +115,31 @@ def fuse(name: str, parts: Sequence[LoraModule | None]) -> LoraModule:
     return LoraModule(torch.cat(downs), up, alpha)
 
 
+def fuse_blocks(downs: Sequence[Tensor], ups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Downs stacked and ups block-diagonal, whatever stands in them; one pair stays as it is."""
+    return (downs[0], ups[0]) if len(downs) == 1 else (torch.cat(list(downs)), torch.block_diag(*ups))
+
+
+def split_blocks(
+    name: str, down: Tensor, up: Tensor, sizes: Sequence[int], *, dense: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The inverse of fuse_blocks for projections of equal rank: downs and ups, which share no memory with the input.
+
+    `sizes`: each projection's output features. `dense`: all of them share the down. Raises LoraFormatError where the
+    up has other rows, or anything off its blocks.
+    """
+    if sum(sizes) != up.shape[0]:
+        raise LoraFormatError(f"{name} writes {up.shape[0]} features, not {sum(sizes)}: it is another model's.")
+    rows = up.split(list(sizes))
+    if dense:
+        return [down.clone() for _ in sizes], [part.clone() for part in rows]
+    rank = down.shape[0] // len(sizes)
+    ups = [part[:, i * rank : (i + 1) * rank].clone() for i, part in enumerate(rows)]
+    if sum(int(part.count_nonzero()) for part in ups) != int(up.count_nonzero()):
+        raise LoraFormatError(f"{name} has one LoRA of rank {down.shape[0]} for all of its projections.")
+    return [part.clone() for part in down.chunk(len(sizes))], ups
+
+
 def _row_counts(name: str, count: int, width: int, rows: int | None = None) -> list[int]:
     """The output features of a fused layer's projections; the width is what the layer reads, so the down tells it."""
     sizes = [width] * 3 + [MLP_RATIO * width] * (count - 3)

@@ -1,4 +1,4 @@
-"""A FLUX.1 LoRA's tensors under the two families of names that programs read, converted exactly.
+"""A FLUX.1 LoRA's tensors under the families of names that programs read, converted exactly.
 
 - `sd-scripts` (kohya's `networks/lora_flux.py`; ComfyUI, Forge and most shops of LoRAs read it): names of Black Forest
   Labs' own model, one LoRA for a block's fused `attn_qkv` and one for a single block's fused `linear1`:
@@ -6,6 +6,9 @@
 - `diffusers` (what `FluxPipeline.save_lora_weights` writes) and `peft` (the same without the `transformer.` in front,
   what `peft.get_peft_model_state_dict` gives): one LoRA a projection,
   `transformer.transformer_blocks.0.attn.to_q.lora_A.weight`, `….lora_B.weight`, and here always `….alpha`.
+
+- `comfyui` (what ComfyUI's own nodes save): the modules and matrices of sd-scripts' form under the names of the model
+  itself, `diffusion_model.double_blocks.0.img_attn.qkv.lora_down.weight`.
 
 In all of them a module of rank r adds `alpha / r * up @ down` to its weight; `down` (lora_A) is (r, in), `up` (lora_B)
 is (out, r). How fused modules convert, and what is exact: `lora_fuse.py`.
@@ -26,9 +29,19 @@ from torch import Tensor
 
 from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, fuse, split_fused
 
-__all__ = ["KEY_NAMES", "LoraFormat", "LoraFormatError", "detect_format", "to_diffusers", "to_peft", "to_sd_scripts"]
+__all__ = [
+    "KEY_NAMES",
+    "TO_FORMAT",
+    "LoraFormat",
+    "LoraFormatError",
+    "detect_format",
+    "to_comfyui",
+    "to_diffusers",
+    "to_peft",
+    "to_sd_scripts",
+]
 
-LoraFormat = Literal["sd-scripts", "diffusers", "peft"]
+LoraFormat = Literal["sd-scripts", "diffusers", "peft", "comfyui"]
 
 # sd-scripts' module -> the diffusers modules whose outputs it concatenates, in this order.
 _DOUBLE_BLOCK: dict[str, tuple[str, ...]] = {
@@ -80,6 +93,34 @@ _FROM_SD_SCRIPTS = {
     sd + name: tuple(df + p for p in paths) for sd, df, table in _FAMILIES for name, paths in table.items()
 }
 _TO_SD_SCRIPTS = {path: (name, i) for name, paths in _FROM_SD_SCRIPTS.items() for i, path in enumerate(paths)}
+# ComfyUI has the model's own names, with points where sd-scripts write underscores between modules.
+_COMFYUI_PREFIXES = {
+    "lora_unet_double_blocks_#_": "diffusion_model.double_blocks.#.",
+    "lora_unet_single_blocks_#_": "diffusion_model.single_blocks.#.",
+    "lora_te1_text_model_encoder_layers_#_": "text_encoders.clip_l.transformer.text_model.encoder.layers.#.",
+    "lora_unet_": "diffusion_model.",
+}
+_COMFYUI_ENDS = ("attn_qkv", "attn_proj", "mlp_0", "mlp_2", "mod_lin", "modulation_lin")
+
+
+def _comfyui_name(name: str) -> str:
+    prefix = next(prefix for prefix in _COMFYUI_PREFIXES if name.startswith(prefix))
+    rest = name.removeprefix(prefix)
+    if rest.endswith(_COMFYUI_ENDS):
+        rest = ".".join(rest.rsplit("_", 1))
+    elif rest.startswith("self_attn_"):
+        rest = rest.replace("self_attn_", "self_attn.")
+    elif rest.startswith("mlp_"):
+        rest = rest.replace("mlp_", "mlp.")
+    elif rest.endswith("_layer"):  # time_in_in_layer and its like
+        rest = rest.replace("_in_", "_in.", 1)
+    elif rest.startswith("final_layer_"):
+        rest = rest.replace("final_layer_", "final_layer.").replace("_1", ".1")
+    return _COMFYUI_PREFIXES[prefix] + rest
+
+
+_TO_COMFYUI = {name: _comfyui_name(name) for name in _FROM_SD_SCRIPTS}
+_FROM_COMFYUI = {comfyui: name for name, comfyui in _TO_COMFYUI.items()}
 # Black Forest Labs' last modulation gives (shift, scale), diffusers' (scale, shift): the halves of `up` change places.
 _SWAPPED_HALVES = "transformer.norm_out.linear"
 
@@ -92,14 +133,17 @@ _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 def detect_format(keys: Iterable[str]) -> LoraFormat:
     """The family of names that a LoRA's tensors have, judged by the names alone.
 
-    `keys` are tensor names (a dict of tensors will do). "sd-scripts", "diffusers", or "peft" (diffusers' module names
-    without `transformer.`). Raises LoraFormatError where the names are no FLUX.1 LoRA's or are of two families.
+    `keys` are tensor names (a dict of tensors will do). "sd-scripts", "comfyui", "diffusers", or "peft" (diffusers'
+    module names without `transformer.`). Raises LoraFormatError where the names are no FLUX.1 LoRA's, or of two
+    families.
     """
     found: set[LoraFormat] = set()
     names = list(keys)
     for key in names:
         if key.startswith(("lora_unet_", "lora_te")):
             found.add("sd-scripts")
+        elif key.startswith(("diffusion_model.", "text_encoders.")):
+            found.add("comfyui")
         elif key.endswith((".lora_A.weight", ".lora_B.weight")):
             found.add("diffusers" if key.startswith(("transformer.", "text_encoder.")) else "peft")
     if len(found) != 1:
@@ -115,7 +159,7 @@ def detect_format(keys: Iterable[str]) -> LoraFormat:
 def to_sd_scripts(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
     """The LoRA under sd-scripts' names, with an `.alpha` (a 0-d tensor) for every module.
 
-    `state` holds tensors under any of the three families of names; its tensors are not changed, and those that need
+    `state` holds tensors under any of the families of names; its tensors are not changed, and those that need
     no change are passed on, not copied. `alpha` is for modules without an `.alpha` of their own: one number for all
     (the trainer's `network_alpha`), or a number per diffusers module (`transformer_blocks.0.attn.to_q`); None means
     alpha = rank, a scale of 1, as diffusers and ComfyUI take it. It is held as float32.
@@ -164,7 +208,7 @@ def to_diffusers(state: Mapping[str, Tensor], alpha: float | Mapping[str, float]
 def to_peft(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The transformer's part of a LoRA as peft wants it: `(state, alphas)`.
 
-    `state` may have any of the three families of names. The first result goes to `peft.set_peft_model_state_dict`
+    `state` may have any of the families of names. The first result goes to `peft.set_peft_model_state_dict`
     (`transformer_blocks.0.attn.to_q.lora_A.weight`, no alphas in it); the second has an alpha per module for a
     `LoraConfig`'s `alpha_pattern` (with `^` in front: peft matches at a name's end, and `proj_out` ends several). The
     ranks are the first dimension of each `lora_A.weight`. Modules of a text encoder are left out.
@@ -179,16 +223,60 @@ def to_peft(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, f
     return tensors, {path: module.alpha for path, module in modules.items()}
 
 
-class KeyNames(NamedTuple):
-    """A family's names in a LoRA's file. `to_file`: peft's tensors and the alpha → the file's; `from_file`: a file's
-    tensors → peft's, and the alpha of each module."""
+def to_comfyui(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """The LoRA under ComfyUI's names: to_sd_scripts' tensors, called as the model calls its modules."""
+    return {_renamed(key, _TO_COMFYUI): tensor for key, tensor in to_sd_scripts(state, alpha).items()}
 
-    to_file: Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
+
+def to_peft_file(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """The LoRA under peft's names, with an `.alpha` a module as in to_diffusers. Raises where CLIP-L has a part."""
+    modules = _parse(state, alpha)
+    if any(path.startswith("text_encoder.") for path in modules):
+        raise LoraFormatError("peft's names are the transformer's alone, and this LoRA has a part of CLIP-L.")
+    return _with_peft_names({path.removeprefix("transformer."): module for path, module in modules.items()})
+
+
+TO_FORMAT: dict[LoraFormat, Callable[..., dict[str, Tensor]]] = {
+    "sd-scripts": to_sd_scripts,
+    "diffusers": to_diffusers,
+    "peft": to_peft_file,
+    "comfyui": to_comfyui,
+}
+"""What gives a LoRA the names of each format: (tensors, alpha) → tensors."""
+
+
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    """`key` with its module's name as `names` has it; unchanged where that has none."""
+    module, dot, part = key, "", ""
+    for end in (*_SD_PARTS, *_PEFT_PARTS):
+        if key.endswith(end):
+            module, dot, part = key.removesuffix(end), end[0], end[1:]
+    number, pattern = _take_number(module)
+    return key if pattern not in names else f"{names[pattern].replace('#', number)}{dot}{part}"
+
+
+class KeyNames(NamedTuple):
+    """A family's names in a LoRA's file. `to_file`: peft's tensors, the alpha and the format → the file's; `from_file`:
+    a file's tensors → peft's, and the alpha of each module."""
+
+    to_file: Callable[[Mapping[str, Tensor], float, LoraFormat], dict[str, Tensor]]
     from_file: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, float]]]
 
 
-KEY_NAMES = {"flux1": KeyNames(to_sd_scripts, to_peft)}
+KEY_NAMES = {"flux1": KeyNames(lambda state, alpha, form: TO_FORMAT[form](state, alpha), to_peft)}
 """By `Family.key_names`."""
+
+
+def place_in_sd_scripts(path: str) -> tuple[str, str, str, int, int] | None:
+    """Where sd-scripts have a module of the transformer (`transformer_blocks.7.attn.to_q`); None where nowhere.
+
+    Their module, the same with `#` for the block's number, that number, which of its projections, and of how many.
+    """
+    number, pattern = _take_number(f"transformer.{path}")
+    if pattern not in _TO_SD_SCRIPTS:
+        return None
+    name, index = _TO_SD_SCRIPTS[pattern]
+    return name.replace("#", number), name, number, index, len(_FROM_SD_SCRIPTS[name])
 
 
 def _with_peft_names(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
@@ -203,6 +291,10 @@ def _with_peft_names(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
 def _parse(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None) -> dict[str, LoraModule]:
     """Any family of names -> modules by their diffusers path, with `transformer.` or `text_encoder.` in front."""
     kind = detect_format(state)
+    if kind == "comfyui":
+        parts = {peft: sd for sd, part in _SD_PARTS.items() for peft, same in _PEFT_PARTS.items() if part == same}
+        state = {_sd_part(_renamed(key, _FROM_COMFYUI), parts): tensor for key, tensor in state.items()}
+        kind = "sd-scripts"
     known, parts_of = (_FROM_SD_SCRIPTS, _SD_PARTS) if kind == "sd-scripts" else (_TO_SD_SCRIPTS, _PEFT_PARTS)
     unknown: list[str] = []
     found: dict[str, dict[str, Tensor]] = {}
@@ -232,6 +324,12 @@ def _parse(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | Non
         else:
             modules[name] = module
     return modules
+
+
+def _sd_part(key: str, parts: Mapping[str, str]) -> str:
+    """A key with sd-scripts' `.lora_down.weight` for peft's `.lora_A.weight`, which some write below these names."""
+    end = next((end for end in parts if key.endswith(end)), "")
+    return key.removesuffix(end) + parts[end] if end else key
 
 
 def _checked(name: str, parts: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None) -> LoraModule:

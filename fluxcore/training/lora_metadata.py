@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fluxcore.training.lora_file import IMPLEMENTATION
+from fluxcore.training.lora_keys import LoraFormat
 
 _ARCHITECTURES = {"dev": "flux-1-dev", "schnell": "flux-1-schnell"}
 # Fields of TrainingInfo that modelspec has a place for, and sd-scripts' `ss_` keys have not.
@@ -27,6 +28,7 @@ _MODELSPEC_FIELDS = (
     "tags",
     "trigger_phrase",
     "usage_hint",
+    "thumbnail",
     "implementation_version",
 )
 
@@ -47,6 +49,7 @@ class TrainingInfo:
     max_train_steps: int
     seed: int
     resolution: tuple[int, int]  # width, height in pixels; also modelspec's
+    lora_format: LoraFormat = "sd-scripts"  # the names in the file: modelspec's implementation; not written as ss_
     flux_type: str = "dev"  # "dev", "schnell" or another: modelspec's architecture; not written as ss_
     training_started_at: float | None = None  # seconds since 1970
     session_id: int | None = None
@@ -83,6 +86,7 @@ class TrainingInfo:
     tags: str | None = None  # with commas between them
     trigger_phrase: str | None = None
     usage_hint: str | None = None
+    thumbnail: str | None = None  # a data URL of a JPEG
     implementation_version: str | None = None  # the trainer and its version
 
 
@@ -103,7 +107,7 @@ def sd_scripts_metadata(
     known = {f.name: getattr(info, f.name) for f in dataclasses.fields(info)}
     spec = {name: known.pop(name) for name in _MODELSPEC_FIELDS}
     spec["title"] = spec["title"] or info.output_name
-    flux_type = known.pop("flux_type")
+    flux_type, names = known.pop("flux_type"), known.pop("lora_format")
     known |= {
         "base_model_version": "flux1",
         "v2": False,
@@ -114,7 +118,7 @@ def sd_scripts_metadata(
     spec |= {
         "sai_model_spec": "1.0.1",
         "architecture": f"{_ARCHITECTURES.get(flux_type, 'flux-1')}/lora",
-        "implementation": IMPLEMENTATION["sd-scripts"],
+        "implementation": IMPLEMENTATION[names],
         "resolution": f"{info.resolution[0]}x{info.resolution[1]}",
         "date": datetime.fromtimestamp(int(finished_at), UTC).isoformat(),
     }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
+
+from PIL import Image
 
 from fluxcore.config import RunConfig
 from fluxcore.dataset.layout import Example, Layout
@@ -11,8 +15,10 @@ from fluxcore.models.registry import BaseModel
 from .lora_metadata import TrainingInfo, count_tags
 
 
-def training_info(config: RunConfig, model: BaseModel, layout: Layout, started: float) -> TrainingInfo:
-    """The facts of a run for its files' metadata; `started` in seconds since 1970."""
+def training_info(
+    config: RunConfig, model: BaseModel, layout: Layout, started: float, thumbnail: str | None = None
+) -> TrainingInfo:
+    """The facts of a run for its files' metadata; `started` in seconds since 1970, `thumbnail` from thumbnail_of."""
     # Each folder once, whatever sizes it is trained at.
     first = {(one.subset.image_dir.name, one.picture.path): one for one in reversed(layout.examples)}
     folders: dict[str, list[Example]] = {}
@@ -59,10 +65,20 @@ def training_info(config: RunConfig, model: BaseModel, layout: Layout, started: 
         bucket_info=_buckets(layout),
         network_module="networks.lora_flux" if config.network_algo == "lora" else "lycoris.kohya",
         network_args=_network_args(config),
+        lora_format=config.lora_format,
         license=model.licence,
+        thumbnail=thumbnail,
         trigger_phrase=config.concept_sentence or None,
         implementation_version="FluxGym",
     )
+
+
+def thumbnail_of(picture: Image.Image) -> str:
+    """A small JPEG of a sample as ModelSpec's `thumbnail` wants it: a data URL, some 10 KB at 256 pixels."""
+    small, written = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((256, 256))
+    small.save(written, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
 def _buckets(layout: Layout) -> dict[str, object] | None:

@@ -101,7 +101,7 @@ def network_tensors(
     values = {name: value.to(dtype) for name, value in state.items()}
     alpha = torch.tensor(effective_alpha(config))
     if config.network_algo == "lora" and not config.use_dora:
-        return KEY_NAMES[family.key_names].to_file(values, effective_alpha(config))
+        return KEY_NAMES[family.key_names].to_file(values, effective_alpha(config), config.lora_format)
     out = {_file_name(name, config): value for name, value in values.items()}
     for name, value in values.items():
         module, _, part = name.rpartition(".")

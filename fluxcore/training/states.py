@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,9 +25,11 @@ from fluxcore.atomic import free_name, sync_folder, sync_tree
 from fluxcore.runs.files import RunFolder
 
 from .failures import Exit, TrainingError
+from .state_form import StateForm, counted_steps, moments, peft_name
 
 WEIGHTS_FILE = "model.safetensors"
 FULL_DISK_BYTES = 1024 * 1024
+_UNREADABLE = (OSError, RuntimeError, ValueError, IndexError, EOFError, UnpicklingError)
 
 
 def lora_state(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -33,17 +37,13 @@ def lora_state(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu() for name, value in get_peft_model_state_dict(transformer).items()}
 
 
-def keep_states_small(accelerator: Accelerator, transformer: torch.nn.Module) -> None:
-    """Make `accelerator.save_state` write the transformer's LoRA, by its own names, and nothing of the base."""
+def keep_states_small(accelerator: Accelerator, transformer: torch.nn.Module, form: StateForm) -> None:
+    """Make `accelerator.save_state` write the transformer's LoRA, as `form` has it, and nothing of the base."""
 
     def only_lora(models: list[torch.nn.Module], weights: list[dict[str, Any]], output_dir: str) -> None:
-        weights[:] = [lora_state(transformer)]
-
-    def leave_to_us(models: list[torch.nn.Module], input_dir: str) -> None:
-        models.clear()
+        weights[:] = [form.write(lora_state(transformer))]
 
     accelerator.register_save_state_pre_hook(only_lora)
-    accelerator.register_load_state_pre_hook(leave_to_us)
 
 
 def save_state(
@@ -86,41 +86,78 @@ def save_state(
     return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """What a state gave: the `step` after which it was saved, and `notices`, a sentence for each thing it could not."""
+
+    step: int
+    theirs: bool = False
+    fresh: bool = False
+    notices: tuple[str, ...] = ()
+
+
 def load_state(
-    accelerator: Accelerator,
     transformer: torch.nn.Module,
+    form: StateForm,
     optimizer: AcceleratedOptimizer,
     scheduler: AcceleratedScheduler,
     path: Path,
-) -> int:
-    """Load a state folder into the LoRA, optimizer and scheduler; returns the step after which it was saved.
+) -> Resumed:
+    """Load a state folder, ours or sd-scripts', into the LoRA, optimizer and scheduler.
 
     The learning rate and its schedule are those of the config, not of the state; another optimizer than the state's
-    begins without memory of the steps before. Raises TrainingError where the folder is torn or belongs to another LoRA.
-    Nothing is unpickled but by `weights_only`.
+    begins without memory of the steps before, as does one whose moments are of a LoRA that is built otherwise. Raises
+    TrainingError where the folder is torn or belongs to another LoRA. Nothing is unpickled but by `weights_only`.
     """
-    try:
-        step = int(json.loads((path / "train_state.json").read_text())["current_step"])
-        tensors = load_file(path / WEIGHTS_FILE)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
+    named = [name for name, value in transformer.named_parameters() if value.requires_grad]
     ours = get_peft_model_state_dict(transformer)
-    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in ours.items()}:
-        raise TrainingError(
-            Exit.BAD_CONFIG,
-            f"the checkpoint {path.name} holds {_describe(tensors)}, the config asks for {_describe(ours)}: "
-            "set network_dim as it was, or start afresh",
-        )
-    set_peft_model_state_dict(transformer, tensors)
-    fresh = optimizer.state_dict()
     try:
-        accelerator.load_state(str(path))
-    except (OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError) as error:
+        where = json.loads((path / "train_state.json").read_text())
+        step = int(where["current_step"])
+        tensors = load_file(path / WEIGHTS_FILE)
+        saved, schedule = (_load(path / f"{name}.bin") for name in ("optimizer", "scheduler"))
+        found = form.read(tensors, ours, named)
+        counted = counted_steps(saved)
+    except TrainingError as error:
+        raise TrainingError(
+            Exit.BAD_CONFIG, f"the checkpoint {path.name} doesn't fit: {error}, or start afresh"
+        ) from None
+    except (*_UNREADABLE, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
-    if not fresh["param_groups"][0].keys() <= optimizer.param_groups[0].keys():
+    set_peft_model_state_dict(transformer, found.lora)
+    theirs = found.fused and "attempt" not in where  # ours say which attempt wrote them
+    notices = []
+    if counted > step:  # sd-scripts begin their count anew when they resume; the optimizer goes on with its own
+        notices.append(f"it says step {step}, its optimizer has made {counted}: the training goes on there")
+        step = counted
+    if found.skip:
+        notices.append("its LoRA of the text encoder is left out: only the transformer's is trained here")
+    fresh = optimizer.state_dict()
+    order = [peft_name(name) for name in form.in_order(dict.fromkeys(named))]
+    kept = moments(saved, found, order, {name: value.shape for name, value in ours.items()})
+    try:
+        if kept is not None:
+            optimizer.load_state_dict(kept)
+    except (RuntimeError, ValueError, KeyError, IndexError):
+        kept = None
+    if kept is None or not fresh["param_groups"][0].keys() <= optimizer.param_groups[0].keys():
         optimizer.load_state_dict(fresh)
+        kept = None
+        why = "its moments are of another optimizer"
+        if found.order is None:
+            why = "its LoRA has one down for q, k and v (split_qkv gives each its own)"
+        notices.append(f"the optimizer begins without memory of the steps before: {why}")
+    if theirs:
+        scheduler.scheduler.last_epoch, scheduler.scheduler._step_count = step, step + 1
+    else:
+        scheduler.load_state_dict(schedule)
     _set_rate(optimizer, scheduler.scheduler, fresh["param_groups"][0]["initial_lr"])
-    return step
+    return Resumed(step, theirs, kept is None, tuple(notices))
+
+
+def _load(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return found
 
 
 def _set_rate(optimizer: AcceleratedOptimizer, schedule: LambdaLR, rate: float) -> None:
@@ -129,8 +166,3 @@ def _set_rate(optimizer: AcceleratedOptimizer, schedule: LambdaLR, rate: float) 
         group["initial_lr"], group["lr"] = rate, rate * factor(schedule.last_epoch)
     schedule.base_lrs = [rate for _ in optimizer.param_groups]
     schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
-
-
-def _describe(tensors: dict[str, torch.Tensor]) -> str:
-    ranks = sorted({value.shape[0] for name, value in tensors.items() if ".lora_A." in name})
-    return f"a LoRA of rank {', '.join(map(str, ranks)) or '?'} on {len(tensors) // 2} layers"

@@ -43,15 +43,16 @@ from .data import Batch, TrainingData
 from .failures import Exit, TrainingError
 from .lora_file import save_network
 from .lora_metadata import sd_scripts_metadata
-from .metadata import training_info
-from .network import add_network, continue_from, network_tensors
+from .metadata import thumbnail_of, training_info
+from .network import add_network, continue_from, effective_alpha, network_tensors
 from .noise_levels import draw_sigmas
 from .objective import sample_losses, sigma_weights
 from .optimizers import effective_rate, make_optimizer
 from .prompts import SamplePrompt, parse_prompts
 from .ranks import Ranks
 from .sampling import draw, save_png
-from .states import keep_states_small, load_state, lora_state, save_state
+from .state_form import StateForm
+from .states import Resumed, keep_states_small, load_state, lora_state, save_state
 from .validation import Validation
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,6 +85,8 @@ class Training:
     averages: Averages | None = None
     validation: Validation | None = None
     measured: dict[int, float] = field(default_factory=dict)
+    thumbnail: str | None = None
+    """The newest sample of the first prompt with the LoRA in it, for the file's metadata."""
     smaller: bool = False
     """Whether the memory was short: batches are trained in halves since."""
 
@@ -130,18 +133,21 @@ class Training:
         transformer = pipeline.transformer
         torch.manual_seed(randomness.seed_for(config.seed, "lora"))
         add_network(transformer, config, family)
-        parameters = train_in_32_bit(transformer, dtype, device)
+        trained = train_in_32_bit(transformer, dtype, device)
         if config.network_weights and self.resume_from is None:
             continue_from(transformer, Path(config.network_weights), config, family)
         hold_base(transformer, device, held(config), config.blocks_to_swap)
         if config.shard_base:
-            ranks.share(transformer, parameters)
+            ranks.share(transformer, trained)
         transformer.to(device)
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         transformer.train()
         compiling = self.compiling = Compiling(transformer, config.compile, self._tell_of_compiling)
 
+        form = StateForm(family.key_names, effective_alpha(config))
+        named = form.in_order({name: value for name, value in transformer.named_parameters() if value.requires_grad})
+        parameters = list(named.values())
         optimizer = make_optimizer(config, parameters)
         scheduler = get_scheduler(
             config.lr_scheduler,
@@ -151,13 +157,13 @@ class Training:
             num_cycles=config.lr_scheduler_num_cycles,
             power=config.lr_scheduler_power,
         )
-        named = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
         averages = self.averages = Averages(named, optimizer, config.ema_decay)
         validation = self.validation = Validation(config.seed, data.held_out()) if layout.held_out else None
         optimizer, scheduler = ranks.prepare(accelerator, parameters, optimizer, scheduler)
-        keep_states_small(accelerator, transformer)
-        step = load_state(accelerator, transformer, optimizer, scheduler, self.resume_from) if self.resume_from else 0
+        keep_states_small(accelerator, transformer, form)
+        step = 0
         if self.resume_from:
+            step = self._resume(load_state(transformer, form, optimizer, scheduler, self.resume_from), self.resume_from)
             averages.load(self.resume_from)
             before = data.batches_before(self.resume_from)
             if data.changed_since(self.resume_from) or before != config.batches_per_step:
@@ -321,6 +327,24 @@ class Training:
         if self.ranks.any(self.stopping()):
             raise Stopped
 
+    def _resume(self, found: Resumed, state: Path) -> int:
+        """Say where a checkpoint is not taken over as it was; returns its step."""
+        if found.theirs or found.notices:
+            source, optimizer = "sd-scripts" if found.theirs else "fluxgym", "fresh" if found.fresh else "kept"
+            self.log.append(
+                "resume.adapted",
+                {
+                    "step": found.step,
+                    "checkpoint": state.name,
+                    "source": source,
+                    "optimizer": optimizer,
+                    "notices": list(found.notices),
+                },
+            )
+            told = "; ".join((f"resumed from {source}' state" if found.theirs else "resumed", *found.notices))
+            print(f"{state.name}: {told}", flush=True)
+        return found.step
+
     def _tell_of_other_data(self, state: Path, step: int, batches_before: int) -> None:
         """Pictures, captions, their settings or a step's batches aren't those that the checkpoint was trained with."""
         config = self.config
@@ -406,6 +430,8 @@ class Training:
             drawn = draw(self.family, pipeline, prompt, self.embeddings, self.config.resolution, seed, self.heed_stop)
             if self.ranks.first:
                 save_png(drawn, path, prompt.text)
+            if step and index == 0:
+                self.thumbnail = thumbnail_of(drawn)
             self.log.append(
                 "sample.saved",
                 {
@@ -444,7 +470,7 @@ class Training:
             found = lora_state(self.pipeline.transformer)
             lora = {name: value.clone() for name, value in found.items()}  # what is shown is taken back
         tensors = network_tensors(lora, self.config, self.family, DTYPES[self.config.save_precision])
-        info = training_info(self.config, self.model, self.layout, self.started)
+        info = training_info(self.config, self.model, self.layout, self.started, self.thumbnail)
         save_network(weights, tensors, sd_scripts_metadata(info, steps=step, epoch=epoch, finished_at=time.time()))
         self.log.append(
             "checkpoint.saved",
