@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
-from studio import banner, charts, form, look, nav, words
+from studio import banner, form, look, nav, overlay, step_charts, words
 from studio.bulk import MOST_COMPARED
 from studio.files import run_url
 from studio.live import LiveRun, live_runs
@@ -43,10 +43,22 @@ def body(names: list[str]) -> None:
     with st.grid("auto", min_column_width=260, gap="small", border=True):
         for run in runs:
             _card(run)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.markdown("**Loss**", width="stretch")
-        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.95, 0.01, key="compare-smoothing", width=240)
-    charts.overlay(runs, smoothing, "compare-loss")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        measures = list(overlay.MEASURES) if any(run.state.measured for run in runs) else ["Loss"]
+        measure = (
+            st.segmented_control("Of", measures, default="Loss", required=True, key="compare-measure")
+            if len(measures) > 1
+            else "Loss"
+        )
+        axis = st.segmented_control("Over", list(step_charts.AXES), default="Step", required=True, key="compare-axis")
+        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.95, 0.01, key="compare-smoothing", width=220)
+    overlay.show(
+        runs,
+        smoothing,
+        "compare-loss",
+        axis=step_charts.AXES[axis or "Step"],
+        measure=overlay.MEASURES[measure or "Loss"],
+    )
     _samples(runs)
     _differences(runs)
 

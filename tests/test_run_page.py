@@ -7,9 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from fluxcore.runs import load_run
 from fluxcore.runs.trash import list_trash
-from studio.live import live_runs
 from studio.run import log as log_tab
-from studio.run import samples as samples_tab
 from tests.fake_runs import FakeRun
 from tests.stub_trainer import save_state
 from tests.test_app_pages import open_page, text
@@ -184,9 +182,10 @@ def test_large_goes_through_steps_and_prompts(ended):
     assert "grinning cat" in text(app)
 
 
-def test_all_samples_in_one_file(ended):
-    import io
-    import zipfile
+def addresses(app: AppTest) -> dict[str, str]:
+    return {item.proto.label: item.proto.url for item in app.get("link_button")}
 
-    data = samples_tab.zipped(live_runs().get("cat"))
-    assert len(zipfile.ZipFile(io.BytesIO(data)).namelist()) == 8
+
+def test_samples_and_states_are_to_be_had_as_one_file(ended):
+    assert addresses(tab("samples"))["All as a zip"] == "files/runs/cat/sample?zip"
+    assert addresses(tab("checkpoints"))["Download"] == "files/runs/cat/cat-000004-state?zip"

@@ -159,10 +159,11 @@ def best_weights(folder: RunFolder, state: RunState) -> Checkpoint | None:
         for saved in state.checkpoints.values()
         if saved.kind == "weights" and saved.validation_loss is not None and math.isfinite(saved.validation_loss)
     ]
-    there = [saved for saved in measured if _is_whole(folder, saved.path)]
+    there = [saved for saved in measured if (folder.path / saved.path).is_file()]
     if len(there) < 2:
         return None
-    return min(there, key=lambda saved: (saved.validation_loss, saved.step))
+    in_order = sorted(there, key=lambda saved: (saved.validation_loss, saved.step))
+    return next((saved for saved in in_order if _is_whole(folder, saved.path)), None)
 
 
 def _is_whole(folder: RunFolder, name: str) -> bool:

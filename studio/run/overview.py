@@ -6,7 +6,7 @@ import streamlit as st
 
 from fluxcore.runs import RunState
 
-from .. import charts, look, words
+from .. import look, step_charts, words
 from ..live import LiveRun
 from . import samples
 
@@ -19,7 +19,7 @@ def show(run: LiveRun) -> None:
         samples.newest(run)
     with right:
         st.markdown("**Loss**, smoothed over raw")
-        charts.loss(run, f"loss-{run.name}", small=True)
+        step_charts.loss(run, f"loss-{run.name}", small=True)
         st.html(look.facts(_kept(run)))
         machine(run.state)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from typing import Any
 
 import streamlit as st
 
 from .. import dialogs, look, words
-from ..files import run_url
+from ..files import run_url, zip_url
 from ..live import LiveRun, live_runs
 
 MOST_STEPS = 12
@@ -69,14 +67,8 @@ def show(run: LiveRun) -> None:
             kwargs={"width": "large"},
             help="One picture at a time; the arrow keys go on",
         )
-        st.download_button(
-            "All as a zip",
-            lambda: zipped(run),
-            file_name=f"{run.name}-samples.zip",
-            mime="application/zip",
-            key="samples-zip",
-            icon=":material/download:",
-            on_click="ignore",
+        st.link_button(
+            "All as a zip", zip_url(run.folder, run.folder.samples.name), key="samples-zip", icon=":material/download:"
         )
     _before_and_after(run, found, at)
     if len(steps) > 1:
@@ -159,15 +151,6 @@ def large(name: str, at: int) -> None:
             st.button(
                 "Next prompt", key="large-next", icon=":material/south:", shortcut="Down", on_click=go, args=(0, 1)
             )
-
-
-def zipped(run: LiveRun) -> bytes:
-    """Every sample in one file."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for sample in drawn(run):
-            file.write(run.folder.path / str(sample["path"]), str(sample["path"]).rpartition("/")[2])
-    return buffer.getvalue()
 
 
 def last_picture(run: LiveRun, width: int = 192) -> tuple[str, str] | None:
