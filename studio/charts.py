@@ -83,7 +83,9 @@ def machine(rows: pa.Table, column: str, key: str) -> None:
     """One curve of GPU or host over time; `rows` as `fluxcore.history.machine` gives them."""
     title = MACHINE[column][0]
     known = len(rows) - rows[column].null_count
-    if known:
+    if known == 1:  # no line goes through one point
+        st.markdown(f"**{next(value for value in rows[column].to_pylist() if value is not None):.1f}** so far")
+    elif known:
         zoned = rows.set_column(0, "ts", rows["ts"].cast(pa.timestamp("us", "UTC")))
         kept = [name for name in ("ts", "gpu", column) if name in zoned.column_names]
         st.vega_lite_chart(

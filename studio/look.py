@@ -78,6 +78,9 @@ def style() -> None:
         .stTabs [aria-selected="true"] p, [data-testid$="controlActive"] p, [data-testid$="pillsActive"] p {
             color: light-dark(#5041c4, #a99fff) !important; }
         .st-key-banner-more-phone { display: none; }
+        [class*="st-key-checkpoint-"] { padding: .55rem .9rem; }
+        /* The buttons stay beside a long sentence. */
+        @media (min-width: 641px) { .stHorizontalBlock[class*="st-key-recent-"] { flex-wrap: nowrap; } }
         @media (max-width: 640px) {
             .stMainBlockContainer { padding-left: .8rem; padding-right: .8rem; padding-top: 3.6rem; }
             [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch;
@@ -105,6 +108,10 @@ def style() -> None:
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(3) { grid-column: 1 / -1; grid-row: 2; }
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
+            .st-key-samples-tools > :first-child { flex: 1 0 100%; }
+            .st-key-loss-tools { gap: .3rem 1rem; }
+            [class*="st-key-checkpoint-"] { flex-wrap: wrap; }
+            [class*="st-key-checkpoint-"] > :first-child { flex: 1 0 100%; }
         }
         </style><span hidden></span>"""
     )
@@ -156,7 +163,7 @@ def matrix(
     head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in heads)
     body = []
     for prompt, cells in lines:
-        drawn = "".join(f"<td>{_figure(*cell[:3], '') if cell else ''}</td>" for cell in cells)
+        drawn = "".join(f"<td>{_figure(*cell) if cell else ''}</td>" for cell in cells)
         body.append(f"<tr><th scope=row>{html.escape(prompt)}</th>{drawn}</tr>")
     kind = "fg-matrix fg-wide" if wide else "fg-matrix"
     return (

@@ -43,7 +43,8 @@ ORDER BY busy""",
 FROM steps
 GROUP BY ALL
 ORDER BY run, hour""",
-    "The best LoRA of each run": """SELECT run, min_by(path, v.loss) AS lora, min(v.loss) AS held_out, min_by(step, v.loss) AS step
+    "The best LoRA of each run": """SELECT run, min_by(path, v.loss) AS lora, min_by(step, v.loss) AS step,
+       min(v.loss) AS held_out
 FROM checkpoints JOIN validation v USING (run, step)
 WHERE kind = 'weights'
 GROUP BY run

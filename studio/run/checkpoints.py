@@ -13,6 +13,9 @@ from .. import ask, dialogs, look, words
 from ..files import run_url, zip_url
 from ..live import LiveRun, live_runs
 
+MANY = 6
+KINDS = {"All": "", "LoRA files": "weights", "States to resume from": "state"}
+
 
 def show(run: LiveRun) -> None:
     """The tab: every state and weights file; what can be resumed from, downloaded, deleted."""
@@ -29,6 +32,12 @@ def show(run: LiveRun) -> None:
     total = sum(item.bytes for item in found)
     st.caption(f"{words.plural(len(found), 'file')}, {words.size(total)} together.")
     planned = _planned(run) if run.state.attempts and not run.state.is_busy else 0
+    if len(found) > MANY:
+        kinds = {name: kind for name, kind in KINDS.items() if not kind or any(one.kind == kind for one in found)}
+        shown = st.segmented_control(
+            "Show", list(kinds), default="All", required=True, key="checkpoints-kind", label_visibility="collapsed"
+        )
+        found = [item for item in found if KINDS[shown or "All"] in ("", item.kind)]
     for item in reversed(found):
         left = item.step is not None and item.step < planned
         with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"checkpoint-{item.name}"):

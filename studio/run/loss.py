@@ -13,7 +13,7 @@ from ..live import LiveRun
 
 def show(run: LiveRun) -> None:
     """The tab."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="loss-tools"):
         smoothing = st.slider(
             "Smoothing",
             0.0,
