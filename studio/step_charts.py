@@ -122,6 +122,10 @@ def _spec(
             },
         }
     )
+    if axis == "time":  # no line goes through the time between two attempts
+        for layer in layers:
+            if layer["mark"]["type"] == "line":
+                layer["encoding"]["detail"] = {"field": "piece", "type": "nominal"}
     return {"height": height, "encoding": {"x": _X[axis]}, "layer": layers}
 
 
@@ -196,7 +200,9 @@ def _rows(
         columns["held"] = _padded(np.array(losses, float), len(steps), blank)
     if axis == "time":
         when = [*[parse_ts(one.ts).timestamp() for one in [*held, *stars]], *[mark.time for mark in happened]]
-        columns["time"] = pa.array(np.concatenate([times_of(run, steps), when]) * 1000)
+        times = np.concatenate([times_of(run, steps), when])
+        begun = sorted(parse_ts(attempt.started).timestamp() for attempt in run.state.attempts)
+        columns["time"], columns["piece"] = pa.array(times * 1000), pa.array(np.searchsorted(begun, times))
     return pa.table(columns), bool(held)
 
 

@@ -156,13 +156,8 @@ def large(name: str, at: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(words.escape(prompt), width="stretch")
         if len(prompts) > 1:
-            st.button(
-                "", key="large-before", icon=":material/north:", shortcut="Up", help="Prompt before", on_click=go,
-                args=(0, -1),
-            )  # fmt: skip
-            st.button(
-                "Next prompt", key="large-next", icon=":material/south:", shortcut="Down", on_click=go, args=(0, 1)
-            )
+            st.button("Previous", key="large-before", shortcut="Up", on_click=go, args=(0, -1))
+            st.button("Next prompt", key="large-next", shortcut="Down", on_click=go, args=(0, 1))
 
 
 def last_picture(run: LiveRun, width: int = 192) -> tuple[str, str] | None:
