@@ -192,6 +192,7 @@ def _facts(run: LiveRun) -> list[tuple[str, str]]:
         ("lowest", words.loss(best) if best is not None else ""),
         ("held-out loss", words.loss(state.measured[-1].loss) if state.measured else ""),
         ("learning rate", f"{state.lr:.3g}" if state.lr is not None and state.is_live else ""),
+        ("memory", f"{state.memory_gib:.1f} GiB" if state.memory_gib and state.is_live else ""),
         ("started", words.clock(state.started) if state.started else ""),
         ("took" if state.ended else "so far", words.duration(took) if took is not None else ""),
         *setup,
