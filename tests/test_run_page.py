@@ -253,9 +253,23 @@ def test_the_chart_has_what_was_measured_and_its_marks_over_steps_and_over_time(
     assert all('"temporal"' in chart.proto.spec for chart in charts)
 
 
-def test_a_training_is_asked_for_samples_and_a_checkpoint(outputs):
-    run = FakeRun(outputs, "cat", sample_prompts="a cat")
-    run.start(pid=1, create_time=1)
+@pytest.fixture
+def start():
+    """Starts runs with a process that plays the trainer: a run whose process is gone is lost."""
+    started = []
+
+    def begin(run: FakeRun) -> FakeRun:
+        run.start()
+        started.append(run)
+        return run
+
+    yield begin
+    for run in started:
+        run.end_trainer()
+
+
+def test_a_training_is_asked_for_samples_and_a_checkpoint(outputs, start):
+    run = start(FakeRun(outputs, "cat", sample_prompts="a cat"))
     run.steps(3)
     app = open_page("run", name="cat")
     app.button(key="run-sample").click().run()
@@ -270,10 +284,9 @@ def test_a_training_is_asked_for_samples_and_a_checkpoint(outputs):
     assert not app.button(key="run-sample").disabled and app.button(key="run-save").disabled
 
 
-def test_what_can_not_be_asked_for_is_not_offered(outputs):
+def test_what_can_not_be_asked_for_is_not_offered(outputs, start):
     for name, settings in (("a", {}), ("b", {"trainer": "sd-scripts", "sample_prompts": "x"})):
-        run = FakeRun(outputs, name, **settings)
-        run.start(pid=1, create_time=1)
+        start(FakeRun(outputs, name, **settings))
     keys = {name: [button.key for button in open_page("run", name=name).button] for name in "ab"}
     assert "run-save" in keys["a"] and "run-sample" not in keys["a"]
     assert "run-stop" in keys["b"] and not {"run-save", "run-sample"} & set(keys["b"])
