@@ -151,6 +151,7 @@ def test_a_state_and_the_samples_come_as_one_whole_file(client, outputs):
     (state / ".aside.tmp").write_bytes(b"x")
     (state / "link.bin").symlink_to(outputs / ".token")
     (state / "up").symlink_to(outputs.parent)
+    (state / "again.bin").symlink_to("optimizer.bin")
     answer = client.get("/" + zip_url(run.folder, state.name))
     assert answer.headers["content-disposition"] == 'attachment; filename="dog-000004-state.zip"'
     with zipfile.ZipFile(io.BytesIO(answer.content)) as file:
@@ -167,10 +168,11 @@ def test_a_state_and_the_samples_come_as_one_whole_file(client, outputs):
 
 @pytest.mark.parametrize(
     "path",
-    ["runs/cat/dataset", "runs/cat/.superseded", "runs/cat/", "runs/cat/cat-1-state", "runs/cat/cat-2-state"]
+    ["runs/cat/dataset", "runs/cat/.superseded", "runs/cat/", "runs/cat/cat-1-state", "runs/cat/cat-3-state"]
     + ["runs/cat/%00", "runs/cat/cat-state%2f..", "runs/cat/cat-state/../dataset", "runs/cat/cat.safetensors"]
     + ["drafts/cat/sample", "runs/..%2f/sample", "runs/nobody/sample"],
 )
 def test_no_other_folder_comes_as_a_file(client, outputs, path):
     (outputs / "cat" / "cat-1-state").symlink_to(outputs)
+    (outputs / "cat" / "cat-3-state").symlink_to("dataset")
     assert client.get(f"/files/{path}?zip").status_code == 404
