@@ -51,7 +51,9 @@ def body(names: list[str]) -> None:
             else "Loss"
         )
         axis = st.segmented_control("Over", list(step_charts.AXES), default="Step", required=True, key="compare-axis")
-        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.95, 0.01, key="compare-smoothing", width=220)
+        smoothing = 0.0
+        if measure == "Loss":
+            smoothing = st.slider("Smoothing", 0.0, 0.99, 0.95, 0.01, key="compare-smoothing", width=220)
     overlay.show(
         runs,
         smoothing,

@@ -52,15 +52,25 @@ def title(page: str) -> str:
     return f"{far} {shown} · {APP}"
 
 
-def begin(page: str) -> str:
-    """At the start of the whole page: the title that it begins with."""
-    st.session_state[_PAGE], st.session_state[_TITLE] = page, title(page)
-    return str(st.session_state[_TITLE])
+def shown() -> str:
+    """The title that the browser has."""
+    return str(st.session_state.get(_TITLE, APP))
+
+
+def begin(page: str) -> None:
+    """At the start of the whole page: its title."""
+    st.session_state[_PAGE] = page
+    _entitle()
 
 
 def keep(runs: list[LiveRun]) -> None:
-    """In what keeps itself up to date: toasts, and the title where it is another one than the browser has."""
+    """In what keeps itself up to date: toasts, and the title."""
     tell(runs)
+    _entitle()
+
+
+def _entitle() -> None:
+    """Send the title to the browser where it is another one than it has."""
     wanted = title(st.session_state.get(_PAGE, ""))
     if wanted != st.session_state.get(_TITLE):
         st.session_state[_TITLE] = wanted
