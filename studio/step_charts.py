@@ -183,17 +183,15 @@ def _rows(
     stars = [best] if best and held else []
     at = [*[one.step for one in held], *[one.step for one in stars], *[mark.step for mark in happened]]
     losses = [*[one.loss for one in held], *[one.validation_loss for one in stars]]
-    blank, tail = len(happened), len(at)
+    blank, tail, plain = len(happened), len(at), len(steps) + len(held)
+    words_at = [*[f"best {words.loss(one.validation_loss)}" for one in stars], *[mark.text for mark in happened]]
     columns = {
         "step": pa.array(np.concatenate([steps, at])),
         "value": _padded(values, 0, tail),
-        "kind": pa.array([None] * (len(steps) + len(held)) + ["best"] * len(stars) + [mark.kind for mark in happened]),
-        "mark": pa.array(
-            [None] * (len(steps) + len(held)) + [f"best {words.loss(one.validation_loss)}" for one in stars]
-            + [mark.text for mark in happened], pa.string(),
-        ),
-        "lane": pa.array([None] * (len(steps) + tail - blank) + [i % _LANES for i in range(blank)], pa.int32()),
-    }  # fmt: skip
+        "kind": _after(plain, ["best"] * len(stars) + [mark.kind for mark in happened], pa.string()),
+        "mark": _after(plain, words_at, pa.string()),
+        "lane": _after(plain + len(stars), [i % _LANES for i in range(blank)], pa.int32()),
+    }
     if mean is not None:
         columns["smoothed"] = _padded(mean, 0, tail)
     if held:
@@ -209,6 +207,10 @@ def _rows(
 def _padded(values: np.ndarray, before: int, after: int) -> pa.Array:
     whole = np.concatenate([np.full(before, math.nan), values, np.full(after, math.nan)])
     return pa.array(whole, pa.float64(), from_pandas=True)
+
+
+def _after(nulls: int, values: list[Any], kind: pa.DataType) -> pa.Array:
+    return pa.concat_arrays([pa.nulls(nulls, kind), pa.array(values, kind)])
 
 
 def _is_drawn(run: LiveRun, mark: Mark, axis: str, steps: np.ndarray) -> bool:

@@ -36,6 +36,12 @@ def menu(run: LiveRun) -> None:
                 on_click=dialogs.want,
                 args=(body, label, name),
             )
+        st.page_link(
+            nav.page("compare"),
+            label="Compare with other runs",
+            icon=":material/compare_arrows:",
+            query_params={"runs": name},
+        )
         st.button(
             "Back out of the archive" if state.archived else "Archive",
             icon=":material/unarchive:" if state.archived else ":material/archive:",
