@@ -51,6 +51,7 @@ def style() -> None:
         .fg-steps { font-size: 1.9rem; font-weight: 650; line-height: 1.2; }
         /* On the page of one run the links to the others are no "current page". */
         [class*="st-key-open-"] a, [class*="st-key-card-open-"] a { background: transparent; }
+        .st-key-run-compare a { padding-left: 0; font-weight: 400; }
         [class*="st-key-open-"] a p, [class*="st-key-card-open-"] a p { font-weight: 400; }
         .fg-pairs { display: grid; gap: .9rem;
                     grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
@@ -109,6 +110,8 @@ def style() -> None:
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
             .st-key-samples-tools > :first-child { flex: 1 0 100%; }
+            .st-key-large-steps, .st-key-large-prompts { flex-wrap: wrap; }
+            .st-key-large-steps > :nth-child(2), .st-key-large-prompts > :first-child { order: -1; flex: 1 0 100%; }
             .st-key-loss-tools { gap: .3rem 1rem; }
             [class*="st-key-checkpoint-"] { flex-wrap: wrap; }
             [class*="st-key-checkpoint-"] > :first-child { flex: 1 0 100%; }

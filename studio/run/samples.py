@@ -147,13 +147,15 @@ def large(name: str, at: int) -> None:
     sample = next((one for one in reversed(line) if step_of(one) <= place["step"]), line[0])
     path, prompt = str(sample["path"]), str(sample.get("prompt") or "")
     st.html(look.picture(run_url(run.folder, path), run_url(run.folder, path), prompt, large=True))
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+    with st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="large-steps"
+    ):
         st.button("Earlier", key="large-left", icon=":material/arrow_back:", shortcut="Left", on_click=go, args=(-1, 0))
         st.markdown(f"step **{step_of(sample):,}** · seed {sample.get('seed', words.UNKNOWN)}", width="content")
         st.button(
             "Later", key="large-right", icon=":material/arrow_forward:", shortcut="Right", on_click=go, args=(1, 0)
         )
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", key="large-prompts"):
         st.markdown(words.escape(prompt), width="stretch")
         if len(prompts) > 1:
             st.button("Previous", key="large-before", shortcut="Up", on_click=go, args=(0, -1))
