@@ -49,14 +49,22 @@ def resume(name: str, from_state: str | None = None) -> None:
 
 def sample(name: str) -> None:
     """Ask a training under way to draw its samples now."""
-    done = f"{name} draws its samples after this step"
-    _ask(lambda: request_sample(default_outputs(), name, "app"), done, served=False)
+    if not _stands(name, "sample"):
+        done = f"{name} draws its samples after this step"
+        _ask(lambda: request_sample(default_outputs(), name, "app"), done, served=False)
 
 
 def save(name: str) -> None:
     """Ask a training under way to save a checkpoint and its LoRA now."""
-    done = f"{name} saves a checkpoint after this step"
-    _ask(lambda: request_save(default_outputs(), name, "app"), done, served=False)
+    if not _stands(name, "save"):
+        done = f"{name} saves a checkpoint after this step"
+        _ask(lambda: request_save(default_outputs(), name, "app"), done, served=False)
+
+
+def _stands(name: str, wish: str) -> bool:
+    """Whether that is asked for already: a click can come twice while the page is slow."""
+    run = live_runs().get(name)
+    return run is not None and wish in run.state.wishes
 
 
 def stop(name: str) -> None:

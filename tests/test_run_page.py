@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from fluxcore.log import read_events
 from fluxcore.runs import load_run
 from fluxcore.runs.trash import list_trash
-from studio import notice, step_charts
+from studio import ask, notice, step_charts
 from studio.live import live_runs
 from studio.run import log as log_tab
 from tests.fake_runs import FakeRun
@@ -224,6 +224,8 @@ def test_the_best_lora_is_marked_and_to_be_had(best):
 
 def test_a_run_that_measured_nothing_says_how_it_would(ended):
     assert "Share of pictures held out" in text(tab("loss"))
+    FakeRun(live_runs().outputs, "dog", validation_split=0.5).steps(3)
+    assert "not been measured yet" in text(tab("loss", "dog"))
 
 
 def test_the_chart_has_what_was_measured_and_its_marks_over_steps_and_over_time(ended):
@@ -277,6 +279,9 @@ def test_a_training_is_asked_for_samples_and_a_checkpoint(outputs, start):
     assert not app.exception
     asked = [event.type for event in read_events(outputs / "cat") if event.type.endswith(".requested")]
     assert asked[-2:] == ["sample.requested", "save.requested"]
+    ask.sample("cat")
+    ask.save("cat")
+    assert [event.type for event in read_events(outputs / "cat")].count("sample.requested") == 1, "it stands already"
     assert app.button(key="run-sample").disabled and app.button(key="run-save").disabled
     run.append("trainer", "phase.started", {"phase": "sample"})
     live_runs().expire()

@@ -60,7 +60,9 @@ def best(run: LiveRun) -> None:
     if found is None:
         if not run.state.measured and run.state.step:
             st.caption(
-                "Which checkpoint is the best? A run that holds some pictures out measures it: on the page Train, "
+                "The loss on the held-out pictures has not been measured yet."
+                if run.state.config.get("validation_split")
+                else "Which checkpoint is the best? A run that holds some pictures out measures it: on the page Train, "
                 "*Share of pictures held out*."
             )
         return
