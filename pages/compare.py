@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
-from studio import banner, charts, form, look, nav, words
+from studio import banner, form, look, nav, overlay, step_charts, words
 from studio.bulk import MOST_COMPARED
 from studio.files import run_url
 from studio.live import LiveRun, live_runs
@@ -43,10 +43,24 @@ def body(names: list[str]) -> None:
     with st.grid("auto", min_column_width=260, gap="small", border=True):
         for run in runs:
             _card(run)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.markdown("**Loss**", width="stretch")
-        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.95, 0.01, key="compare-smoothing", width=240)
-    charts.overlay(runs, smoothing, "compare-loss")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        measures = list(overlay.MEASURES) if any(run.state.measured for run in runs) else ["Loss"]
+        measure = (
+            st.segmented_control("Of", measures, default="Loss", required=True, key="compare-measure")
+            if len(measures) > 1
+            else "Loss"
+        )
+        axis = st.segmented_control("Over", list(step_charts.AXES), default="Step", required=True, key="compare-axis")
+        smoothing = 0.0
+        if measure == "Loss":
+            smoothing = st.slider("Smoothing", 0.0, 0.99, 0.95, 0.01, key="compare-smoothing", width=220)
+    overlay.show(
+        runs,
+        smoothing,
+        "compare-loss",
+        axis=step_charts.AXES[axis or "Step"],
+        measure=overlay.MEASURES[measure or "Loss"],
+    )
     _samples(runs)
     _differences(runs)
 
@@ -60,7 +74,8 @@ def _card(run: LiveRun) -> None:
                 [
                     ("steps", f"{state.step:,} / {state.total_steps:,}" if state.total_steps else ""),
                     ("loss", words.loss(state.loss) if state.loss is not None else ""),
-                    ("best", words.loss(state.best_loss) if state.best_loss is not None else ""),
+                    ("lowest", words.loss(state.best_loss) if state.best_loss is not None else ""),
+                    ("best held-out loss", held_out(run)),
                     ("took", words.duration(run.row["seconds"]) if run.row.get("seconds") else ""),
                 ]
             )
@@ -71,15 +86,25 @@ def _card(run: LiveRun) -> None:
             banner.open_link(run.name, key=f"card-open-compare-{run.name}")
 
 
+def held_out(run: LiveRun) -> str:
+    """The lowest loss on held-out pictures; "" where none was measured."""
+    lowest = min((one.loss for one in run.state.measured), default=None)
+    return words.loss(lowest) if lowest is not None else ""
+
+
 def _samples(runs: list[LiveRun]) -> None:
-    """For each prompt the newest sample of each run; the same prompt in one line."""
-    newest: dict[str, dict[str, dict]] = {}
-    for run in runs:
-        for sample in samples.drawn(run):
-            newest.setdefault(str(sample.get("prompt") or "no prompt"), {})[run.name] = sample
-    if not newest:
+    """For each prompt the newest sample of each run up to a step; the same prompt in one line."""
+    drawn = {run.name: samples.drawn(run) for run in runs}
+    steps = sorted({samples.step_of(sample) for found in drawn.values() for sample in found})
+    if not steps:
         return
-    st.markdown("**Newest samples**")
+    st.markdown("**Samples**, each run's newest up to a step")
+    at = samples.slider(steps, "compare-step")
+    newest: dict[str, dict[str, dict]] = {}
+    for name, found in drawn.items():
+        for sample in found:
+            if samples.step_of(sample) <= at:
+                newest.setdefault(str(sample.get("prompt") or "no prompt"), {})[name] = sample
     lines = []
     for prompt, by_run in newest.items():
         cells = []
@@ -87,7 +112,8 @@ def _samples(runs: list[LiveRun]) -> None:
             sample = by_run.get(run.name)
             path = str(sample["path"]) if sample else ""
             told = f"{run.name}, step {samples.step_of(sample):,}: {prompt}" if sample else ""
-            cells.append((run_url(run.folder, path, 384), run_url(run.folder, path), told, "") if sample else None)
+            line = f"step {samples.step_of(sample):,}" if sample else ""
+            cells.append((run_url(run.folder, path, 384), run_url(run.folder, path), told, line) if sample else None)
         lines.append((prompt, cells))
     st.html(look.matrix([run.state.title or run.name for run in runs], lines, wide=True))
 
@@ -99,13 +125,17 @@ def _differences(runs: list[LiveRun]) -> None:
         for name in dict.fromkeys(name for config in configs for name in config)
         if name not in IDENTITY and any(config.get(name) != configs[0].get(name) for config in configs)
     ]
-    st.markdown("**Settings that differ**")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("**Settings**", width="stretch")
+        only = st.toggle("Differences only", True, key="compare-only")
+    if not only:
+        names = list(dict.fromkeys(name for config in configs for name in config))
     if not names:
         st.caption("None: they were trained with the same settings.")
         return
     columns = {"setting": [form.label(name) for name in names]}
     columns |= {run.name: [as_text(run.state.config.get(name)) for name in names] for run in runs}
-    st.dataframe(pa.table(columns), hide_index=True, width="stretch", key="compare-config", alt="Settings that differ")
+    st.dataframe(pa.table(columns), hide_index=True, width="stretch", key="compare-config", alt="Settings")
 
 
 st.title("Compare", anchor=False)

@@ -12,7 +12,7 @@ from studio.asking import Asked
 from studio.live import live_runs
 from studio.queries import EXAMPLES, load_queries, remove_query, save_query
 
-VIEWS = ("runs", "steps", "events", "gpu", "host", "checkpoints", "samples", "stalls")
+VIEWS = ("runs", "steps", "events", "gpu", "host", "checkpoints", "samples", "validation", "stalls")
 PATIENCE = 0.4
 """So long the page waits for an answer before it says that it waits: most come sooner."""
 

@@ -135,7 +135,7 @@ def numbers(run: LiveRun) -> list[tuple[str, str]]:
     return [
         ("steps", f"{state.step:,} / {state.total_steps:,}" if state.total_steps else ""),
         ("loss", words.loss(state.loss) if state.loss is not None else ""),
-        ("best", words.loss(state.best_loss) if state.best_loss is not None else ""),
+        ("lowest", words.loss(state.best_loss) if state.best_loss is not None else ""),
         ("started", words.clock(state.started) if state.started else ""),
         ("took" if state.ended else "so far", words.duration(seconds) if seconds is not None else ""),
         *about,

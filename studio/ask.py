@@ -11,7 +11,16 @@ import streamlit as st
 from fluxcore import runs
 from fluxcore.config import RunConfig
 from fluxcore.errors import UserError
-from fluxcore.runs import create_run, default_outputs, request_resume, request_start, request_stop, set_monitoring
+from fluxcore.runs import (
+    create_run,
+    default_outputs,
+    request_resume,
+    request_sample,
+    request_save,
+    request_start,
+    request_stop,
+    set_monitoring,
+)
 from fluxcore.runs.supervision import ensure_runner
 
 from .live import live_runs
@@ -36,6 +45,26 @@ def start(name: str, restart: bool = False) -> None:
 def resume(name: str, from_state: str | None = None) -> None:
     """Ask the run to go on, from the newest complete checkpoint unless another is named."""
     _ask(lambda: request_resume(default_outputs(), name, "app", from_state=from_state), f"{name} goes on")
+
+
+def sample(name: str) -> None:
+    """Ask a training under way to draw its samples now."""
+    if not _stands(name, "sample"):
+        done = f"{name} draws its samples after this step"
+        _ask(lambda: request_sample(default_outputs(), name, "app"), done, served=False)
+
+
+def save(name: str) -> None:
+    """Ask a training under way to save a checkpoint and its LoRA now."""
+    if not _stands(name, "save"):
+        done = f"{name} saves a checkpoint after this step"
+        _ask(lambda: request_save(default_outputs(), name, "app"), done, served=False)
+
+
+def _stands(name: str, wish: str) -> bool:
+    """Whether that is asked for already: a click can come twice while the page is slow."""
+    run = live_runs().get(name)
+    return run is not None and wish in run.state.wishes
 
 
 def stop(name: str) -> None:

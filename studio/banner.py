@@ -6,6 +6,7 @@ Folded away when nothing runs and nothing is recent.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -20,15 +21,16 @@ from .live import LiveRun, is_recent, live_runs
 LIVE_SECONDS = 1.0
 IDLE_SECONDS = 5.0
 MOST_RECENT = 3
+PREPARES = frozenset({"download", "load", "cache"})
 
 
-def show() -> None:
-    """Draw the banner; it keeps itself up to date, fast while something runs."""
+def show(also: Callable[[list[LiveRun]], None] = lambda runs: None) -> None:
+    """Draw the banner; it keeps itself up to date, fast while something runs. `also` is done at each look."""
     fast = any(run.is_busy for run in live_runs().all())
-    st.fragment(_banner, run_every=LIVE_SECONDS if fast else IDLE_SECONDS, key="banner")(fast)
+    st.fragment(_banner, run_every=LIVE_SECONDS if fast else IDLE_SECONDS, key="banner")(fast, also)
 
 
-def _banner(fast: bool) -> None:
+def _banner(fast: bool, also: Callable[[list[LiveRun]], None]) -> None:
     runs = live_runs().all()
     live = [run for run in runs if run.is_live]
     busy = any(run.is_busy for run in runs)
@@ -36,6 +38,7 @@ def _banner(fast: bool) -> None:
         st.session_state["banner.fast"] = busy
         st.rerun()  # the pace of a fragment is set where it is called
     st.session_state["banner.fast"] = fast
+    also(runs)  # not before the rerun above, which would take a toast away
     alive = runner_alive(default_outputs()) is not None
     if not alive and (live or time.monotonic() - _begun() > 8):
         _no_runner(bool(live))
@@ -140,8 +143,10 @@ def weights_url(run: LiveRun) -> str | None:
 
 
 def progress(state: RunState) -> float:
-    """How far a run is, 0 to 1."""
+    """How far a run is, 0 to 1; before its first step: how far what it prepares is."""
     step = (state.coming_step or 0) if state.is_coming else state.step
+    if not step and state.is_live and state.phase in PREPARES and state.phase_total:
+        return min(1.0, (state.phase_done or 0) / state.phase_total)
     return min(1.0, step / state.total_steps) if state.total_steps else 0.0
 
 

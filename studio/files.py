@@ -1,29 +1,37 @@
 """The app's files: pictures (also small ones), LoRA downloads and logs, out of runs and drafts and nowhere else.
 
-`files/runs/NAME/PATH` and `files/drafts/ID/PATH`; the gate stands before them as before every page.
+`files/runs/NAME/PATH` and `files/drafts/ID/PATH`; the gate stands before them as before every page. A run's folder of
+samples, and each of its states, is to be had as one file: `files/runs/NAME/FOLDER?zip`.
 """
 
 from __future__ import annotations
 
 import io
+import stat
 import threading
+import time
+import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
 from PIL import Image, ImageOps
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from fluxcore.dataset import EXTENSIONS, MAX_PIXELS
 from fluxcore.runs import RunError, RunFolder
+from fluxcore.runs.files import parse_checkpoint_name
 
 from .drafts import draft_folder
 
 PICTURE_FOLDERS = frozenset({"dataset", "sample"})
 LOGS = frozenset({"train.log", "monitor.log"})
+ZIP_CHUNK = 1024 * 1024
 THUMBNAIL_WIDTHS = (192, 384, 768)
 CACHE_BYTES = 48 * 1024 * 1024
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".bmp": "image/bmp"}
@@ -35,6 +43,19 @@ def routes(outputs: Path, base: str = "") -> list[Route]:
 
     async def serve(request: Request) -> Response:
         parts = request.path_params
+        if "zip" in request.query_params:
+            folder = await anyio.to_thread.run_sync(find_folder, outputs, parts["kind"], parts["name"], parts["path"])
+            if folder is None:
+                return Response("There is no such folder.", 404, media_type="text/plain")
+            name = folder.name if folder.name.startswith(parts["name"]) else f"{parts['name']}-{folder.name}"
+            headers = {
+                "cache-control": "no-store",
+                "x-content-type-options": "nosniff",
+                "content-disposition": f'attachment; filename="{name}.zip"',
+            }
+            if request.method == "HEAD":
+                return Response(media_type="application/zip", headers=headers)
+            return StreamingResponse(zipped(folder), media_type="application/zip", headers=headers)
         path = await anyio.to_thread.run_sync(find_file, outputs, parts["kind"], parts["name"], parts["path"])
         if path is None:
             return Response("There is no such file.", 404, media_type="text/plain")
@@ -87,6 +108,68 @@ def find_file(outputs: Path, kind: str, name: str, relative: str) -> Path | None
     return path if path.suffix.lower() == suffix and not _has_dot(path, folder.path.resolve()) else None
 
 
+def find_folder(outputs: Path, kind: str, name: str, relative: str) -> Path | None:
+    """The folder that an address asks for as one file: a run's samples or one of its states; None for any other."""
+    if kind != "runs":
+        return None
+    try:
+        folder = RunFolder.of(outputs, name)
+        state = (parse_checkpoint_name(folder.name, relative) or ("",))[0] == "state"
+        if not state and relative != folder.samples.name:
+            return None
+        path = folder.inside(relative)
+        # As with files: neither the run nor what is in it may be a link to elsewhere.
+        if path is None or path != folder.path.resolve() / relative or not path.is_relative_to(outputs.resolve()):
+            return None
+        return path if path.is_dir() else None
+    except (RunError, OSError):
+        return None
+
+
+class _Sink(io.RawIOBase):
+    """What a zip is written into and taken out of again, piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        taken, self._pieces = b"".join(self._pieces), []
+        return taken
+
+
+def zipped(folder: Path) -> Iterator[bytes]:
+    """The plain files of a folder as a zip, made while it is sent: nothing of it is kept in memory or on the disk.
+
+    Nothing is compressed: pictures are already, and the numbers of a LoRA do not get smaller. A link is left out, and
+    so is what is gone by the time its turn comes.
+    """
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as file:
+        for path in sorted(folder.rglob("*")):
+            try:
+                about = path.lstat()
+                if not stat.S_ISREG(about.st_mode) or _has_dot(path.resolve(), folder):
+                    continue
+                source = path.open("rb")
+            except OSError:
+                continue
+            when = time.localtime(max(about.st_mtime, 315_619_200))[:6]  # a zip knows no time before 1980
+            entry = zipfile.ZipInfo(path.relative_to(folder.parent).as_posix(), when)
+            entry.external_attr = 0o644 << 16
+            with source, file.open(entry, "w", force_zip64=True) as target:
+                while piece := source.read(ZIP_CHUNK):
+                    target.write(piece)
+                    yield sink.take()
+    yield sink.take()
+
+
 def _has_dot(path: Path, root: Path) -> bool:
     return not path.is_relative_to(root) or any(part.startswith(".") for part in path.relative_to(root).parts)
 
@@ -99,6 +182,11 @@ def run_url(folder: RunFolder, relative: str, width: int | None = None, *, kind:
         version = 0
     size = f"&w={width}" if width else ""
     return f"files/{kind}/{quote(folder.name)}/{quote(relative)}?v={version:x}{size}"
+
+
+def zip_url(folder: RunFolder, relative: str) -> str:
+    """The address of a run's state or samples as one file."""
+    return f"files/runs/{quote(folder.name)}/{quote(relative)}?zip"
 
 
 class ThumbnailCache:

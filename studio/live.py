@@ -206,4 +206,5 @@ def _published(state: RunState) -> RunState:
     shown.recent_seconds = deque(state.recent_seconds, maxlen=state.recent_seconds.maxlen)
     shown.attempts, shown.samples, shown.requests = list(state.attempts), list(state.samples), list(state.requests)
     shown.checkpoints, shown.gpus, shown.configs = dict(state.checkpoints), dict(state.gpus), dict(state.configs)
+    shown.measured, shown.phase_seconds = list(state.measured), dict(state.phase_seconds)
     return shown

@@ -51,6 +51,7 @@ def style() -> None:
         .fg-steps { font-size: 1.9rem; font-weight: 650; line-height: 1.2; }
         /* On the page of one run the links to the others are no "current page". */
         [class*="st-key-open-"] a, [class*="st-key-card-open-"] a { background: transparent; }
+        .st-key-run-compare a { padding-left: 0; font-weight: 400; }
         [class*="st-key-open-"] a p, [class*="st-key-card-open-"] a p { font-weight: 400; }
         .fg-pairs { display: grid; gap: .9rem;
                     grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
@@ -78,6 +79,9 @@ def style() -> None:
         .stTabs [aria-selected="true"] p, [data-testid$="controlActive"] p, [data-testid$="pillsActive"] p {
             color: light-dark(#5041c4, #a99fff) !important; }
         .st-key-banner-more-phone { display: none; }
+        [class*="st-key-checkpoint-"] { padding: .55rem .9rem; }
+        /* The buttons stay beside a long sentence. */
+        @media (min-width: 641px) { .stHorizontalBlock[class*="st-key-recent-"] { flex-wrap: nowrap; } }
         @media (max-width: 640px) {
             .stMainBlockContainer { padding-left: .8rem; padding-right: .8rem; padding-top: 3.6rem; }
             [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch;
@@ -105,6 +109,12 @@ def style() -> None:
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(3) { grid-column: 1 / -1; grid-row: 2; }
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
+            .st-key-samples-tools > :first-child { flex: 1 0 100%; }
+            .st-key-large-steps, .st-key-large-prompts { flex-wrap: wrap; }
+            .st-key-large-steps > :nth-child(2), .st-key-large-prompts > :first-child { order: -1; flex: 1 0 100%; }
+            .st-key-loss-tools { gap: .3rem 1rem; }
+            [class*="st-key-checkpoint-"] { flex-wrap: wrap; }
+            [class*="st-key-checkpoint-"] > :first-child { flex: 1 0 100%; }
         }
         </style><span hidden></span>"""
     )
@@ -156,7 +166,7 @@ def matrix(
     head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in heads)
     body = []
     for prompt, cells in lines:
-        drawn = "".join(f"<td>{_figure(*cell[:3], '') if cell else ''}</td>" for cell in cells)
+        drawn = "".join(f"<td>{_figure(*cell) if cell else ''}</td>" for cell in cells)
         body.append(f"<tr><th scope=row>{html.escape(prompt)}</th>{drawn}</tr>")
     kind = "fg-matrix fg-wide" if wide else "fg-matrix"
     return (

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import banner, dialogs, look, nav
+from studio import banner, dialogs, look, nav, notice
 
 # Our own file: Streamlit has browsers fetch the icons of its names from a host of Google's.
 ICON = Path(__file__).with_name("icon.png")
 
-st.set_page_config(page_title="FluxGym", page_icon=ICON, layout="wide")
+# Before the navigation, which would have browsers fetch the page's own icon all the same.
+st.set_page_config(page_title=notice.shown(), page_icon=ICON, layout="wide")
 current = nav.navigation()
+notice.begin(current.url_path or nav.FIRST)
 look.style()
 dialogs.begin(current.url_path)
-banner.show()
+banner.show(notice.keep)
 current.run()
 dialogs.show()

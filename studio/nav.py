@@ -16,6 +16,7 @@ TITLES = {
     "history": ("History", "database"),
     "settings": ("Settings", "settings"),
 }
+FIRST = "train"
 _PAGES = "nav.pages"
 HIDDEN = frozenset({"compare"})
 """Reached from the page Runs, with the runs in the address."""
@@ -33,7 +34,7 @@ def _page(name: str) -> Any:
         title=title,
         icon=f":material/{icon}:",
         url_path=name,
-        default=name == "train",
+        default=name == FIRST,
         visibility="hidden" if name in HIDDEN else "visible",
     )
 

@@ -43,6 +43,12 @@ ORDER BY busy""",
 FROM steps
 GROUP BY ALL
 ORDER BY run, hour""",
+    "The best LoRA of each run": """SELECT run, min_by(path, v.loss) AS lora, min_by(step, v.loss) AS step,
+       min(v.loss) AS held_out
+FROM checkpoints JOIN validation v USING (run, step)
+WHERE kind = 'weights'
+GROUP BY run
+ORDER BY held_out""",
     "Checkpoints and their size": """SELECT run, kind, count(*) AS files, sum(bytes) / 1e9 AS gigabytes
 FROM checkpoints
 GROUP BY run, kind

@@ -107,12 +107,14 @@ def settle(page: Any, timeout: float = 30) -> None:
 RUN_TABS = ("samples", "loss", "monitor", "log", "checkpoints", "config", "events")
 
 
-def addresses(run: str | None) -> dict[str, str]:
-    """What is photographed: a name for the file, and where it is."""
+def addresses(run: str | None, others: list[str] | None = None) -> dict[str, str]:
+    """What is photographed: a name for the file, and where it is. `others`: runs to compare that one with."""
     pages = {"train": "/", "runs": "/runs", "history": "/history", "settings": "/settings"}
     if run:
         pages["run"] = f"/run?name={run}"
         pages |= {f"run-{tab}": f"/run?name={run}&tab={tab}" for tab in RUN_TABS}
+    if run and others:
+        pages["compare"] = f"/compare?runs={','.join([run, *others])}"
     return pages
 
 
@@ -150,19 +152,23 @@ def main() -> None:
     parser.add_argument("--page", action="append", help="such as train, run-loss; default: all")
     arguments = parser.parse_args()
     outputs = arguments.outputs.absolute()
-    run = arguments.run or _newest(outputs)
-    pages = {name: path for name, path in addresses(run).items() if not arguments.page or name in arguments.page}
+    names = _by_worth(outputs)
+    run = arguments.run or next(iter(names), None)
+    others = [name for name in names if name != run][:2]
+    pages = {
+        name: path for name, path in addresses(run, others).items() if not arguments.page or name in arguments.page
+    }
     with server(outputs) as served:
         for file in photograph(served.url, arguments.out, pages, arguments.look or list(LOOKS)):
             print(file)
 
 
-def _newest(outputs: Path) -> str | None:
+def _by_worth(outputs: Path) -> list[str]:
+    """The runs, those that drew samples first, of them the newest."""
     from fluxcore.runs import load_all
 
     states, _ = load_all(outputs)
-    best = max(states, key=lambda state: (bool(state.samples), state.started or ""), default=None)
-    return best.name if best else None
+    return [state.name for state in sorted(states, key=lambda state: (bool(state.samples), state.started or ""))][::-1]
 
 
 if __name__ == "__main__":

@@ -117,6 +117,15 @@ class FakeRun:
             data = {"step": self.step, "epoch": 1, "index": index, "prompt": prompt, "seed": 42}
             self.append("trainer", "sample.saved", data | {"path": self.folder.relative(path)})
 
+    def measure(self, loss: float) -> None:
+        """The loss on held-out pictures, and a LoRA file of the epoch that has it."""
+        epoch = 1 + self.step * 16 // 961
+        data = {"step": self.step, "epoch": epoch, "loss": loss, "pictures": 2, "best": True}
+        self.append("trainer", "validation.measured", data | {"best_loss": loss, "best_step": self.step})
+        path = self.weights(f"{self.folder.name}-{epoch:06d}.safetensors", kilobytes=1)
+        data = {"step": self.step, "epoch": epoch, "path": path, "kind": "weights", "bytes": 1000, "sha256": "0"}
+        self.append("trainer", "checkpoint.saved", data | {"validation_loss": loss})
+
     def machine(self) -> None:
         """What the runner sees of GPU and host."""
         gpu = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fluxcore.log import Event
-from fluxcore.runs import RunFolder, find_state, fold, list_checkpoints, resume_choice
+from fluxcore.runs import RunFolder, best_weights, find_state, fold, list_checkpoints, resume_choice
 from fluxcore.runs.checkpoints import inspect_state, safetensors_problem, set_aside
 from fluxcore.runs.files import RunError, parse_checkpoint_name
 
@@ -172,6 +172,22 @@ def test_what_lies_beyond_is_set_aside_and_nothing_is_overwritten(folder: RunFol
         "cat-000003-state", "cat-000003-state.2", "cat.safetensors", "cat.safetensors.2",
     ]  # fmt: skip
     assert {"sample/cat_000030_00.png", "sample/cat_000030_00.png.2"} <= set(names)
+
+
+def test_the_best_lora_is_the_one_with_the_lowest_held_out_loss_that_is_there(folder: RunFolder) -> None:
+    def saved(n: int, loss: float | str | None) -> Event:
+        data = {"step": n * 10, "epoch": n, "path": f"cat-00000{n}.safetensors", "kind": "weights"}
+        data |= {} if loss is None else {"validation_loss": loss}
+        weights(folder.path / str(data["path"]))
+        return Event("2026-11-23T20:00:00.000000Z", "cat", "checkpoint.saved", "trainer", "trainer-1", n, data, 1)
+
+    log = fold("cat", [saved(1, 0.5), saved(2, 0.3), saved(3, 0.4), saved(4, "nan"), saved(5, None)])
+    assert best_weights(folder, log).path == "cat-000002.safetensors"
+    weights(folder.path / "cat-000002.safetensors", cut=1)
+    assert best_weights(folder, log).path == "cat-000003.safetensors"
+    for gone in (2, 3):
+        (folder.path / f"cat-00000{gone}.safetensors").unlink()
+    assert best_weights(folder, log) is None, "one alone is not the best of any"
 
 
 @pytest.mark.parametrize("name", ["../cat-state", "/etc", "cat-state/..", "dog-state", "cat.safetensors", ""])

@@ -17,7 +17,7 @@ from fluxcore.history.compaction import compact, index_path, read_index
 from fluxcore.log import EventLog
 
 REPO = Path(__file__).parents[1]
-VIEWS = ("events", "runs", "steps", "gpu", "host", "checkpoints", "samples", "stalls")
+VIEWS = ("events", "runs", "steps", "gpu", "host", "checkpoints", "samples", "validation", "stalls")
 
 
 def make_run(outputs, name, steps=5, end="run.completed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from studio.drafts import Draft
-from studio.files import ThumbnailCache, find_file, routes, run_url
+from studio.files import ThumbnailCache, find_file, routes, run_url, zip_url
 from tests.fake_runs import FakeRun
 
 
@@ -139,3 +140,39 @@ def test_small_copies_keep_to_their_memory(tmp_path):
         Image.effect_noise((300, 300), 90).save(path)
         assert cache.get(path, 192)
     assert cache._size <= 4000 and cache._size == sum(map(len, cache._made.values()))
+
+
+def test_a_state_and_the_samples_come_as_one_whole_file(client, outputs):
+    run = FakeRun(outputs, "dog")
+    state = run.folder.path / "dog-000004-state"
+    (state / "deep").mkdir(parents=True)
+    (state / "optimizer.bin").write_bytes(os.urandom(3_000_000))
+    (state / "deep" / "a.json").write_text("{}")
+    (state / ".aside.tmp").write_bytes(b"x")
+    (state / "link.bin").symlink_to(outputs / ".token")
+    (state / "up").symlink_to(outputs.parent)
+    (state / "again.bin").symlink_to("optimizer.bin")
+    answer = client.get("/" + zip_url(run.folder, state.name))
+    assert answer.headers["content-disposition"] == 'attachment; filename="dog-000004-state.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as file:
+        assert file.testzip() is None
+        assert file.namelist() == ["dog-000004-state/deep/a.json", "dog-000004-state/optimizer.bin"]
+        assert file.read("dog-000004-state/optimizer.bin") == (state / "optimizer.bin").read_bytes()
+    run.sample()
+    answer = client.get("/" + zip_url(run.folder, "sample"))
+    assert 'filename="dog-sample.zip"' in answer.headers["content-disposition"]
+    assert len(zipfile.ZipFile(io.BytesIO(answer.content)).namelist()) == 4
+    head = client.head("/" + zip_url(run.folder, "sample"))
+    assert head.status_code == 200 and not head.content
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["runs/cat/dataset", "runs/cat/.superseded", "runs/cat/", "runs/cat/cat-1-state", "runs/cat/cat-3-state"]
+    + ["runs/cat/%00", "runs/cat/cat-state%2f..", "runs/cat/cat-state/../dataset", "runs/cat/cat.safetensors"]
+    + ["drafts/cat/sample", "runs/..%2f/sample", "runs/nobody/sample"],
+)
+def test_no_other_folder_comes_as_a_file(client, outputs, path):
+    (outputs / "cat" / "cat-1-state").symlink_to(outputs)
+    (outputs / "cat" / "cat-3-state").symlink_to("dataset")
+    assert client.get(f"/files/{path}?zip").status_code == 404

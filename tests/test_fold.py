@@ -271,3 +271,31 @@ def test_a_new_attempt_forgets_the_numbers_of_the_one_before() -> None:
     assert state_after(*spawning).is_coming and state_after(*spawning).coming_step == 2
     started = state_after(*spawning, ("run.started", {"request": "cli-1:7", "pid": 8, "resume_step": 2}, 2))
     assert not started.is_coming and (started.step, started.loss, started.mean_seconds_per_step) == (2, None, None)
+
+
+def test_held_out_losses_are_kept_and_a_resume_takes_back_what_lies_beyond_its_start() -> None:
+    def measured(step: int, loss: float | str) -> tuple:
+        return "validation.measured", {"step": step, "loss": loss}, 1
+
+    before = [*STARTED, measured(1, 0.5), measured(2, 0.4), measured(3, None), measured(4, 0.6)]
+    assert [(one.step, one.loss) for one in state_after(*before).measured] == [(1, 0.5), (2, 0.4), (4, 0.6)]
+    ended = [*before, ("run.stopped", {"reason": "user"}, 1)]
+    resumed = [*ended, ("run.started", {"request": "cli-1:9", "pid": 8, "resume_step": 2}, 2)]
+    assert [one.step for one in state_after(*resumed).measured] == [1, 2]
+    assert state_after(*ended, ("run.started", {"request": "cli-1:9", "pid": 8}, 2)).measured == []
+
+
+def test_the_time_in_each_phase_is_added_up() -> None:
+    phases = [("phase.started", {"phase": phase}, 1) for phase in ("load", "train", "sample", "train")]
+    state = state_after(*STARTED, *phases)
+    assert state.phase_seconds == {"load": 1.0, "train": 1.0, "sample": 1.0}
+    done = state_after(*STARTED, *phases, ("train.step", STEP, 1), ("run.stopped", {"reason": "user"}, 1))
+    assert done.phase_seconds == {"load": 1.0, "train": 3.0, "sample": 1.0}
+
+
+def test_a_wish_stands_until_it_is_begun_or_the_attempt_ends() -> None:
+    asked = [*STARTED, ("sample.requested", {}), ("save.requested", {})]
+    assert state_after(*asked).wishes == {"sample", "save"}
+    assert state_after(*asked, ("phase.started", {"phase": "sample"}, 1)).wishes == {"save"}
+    assert state_after(*asked, ("run.stopped", {"reason": "user"}, 1)).wishes == set()
+    assert state_after(*REQUESTED, ("sample.requested", {})).wishes == set(), "nobody is there to hear it"

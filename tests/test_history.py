@@ -19,6 +19,7 @@ COLUMNS = {
     "host": "run attempt ts cpu_percent rss_gib read_bytes write_bytes disk_free_gib memory_available_gib",
     "checkpoints": "run attempt ts step epoch path kind bytes sha256",
     "samples": "run attempt ts step epoch index prompt seed path",
+    "validation": "run attempt ts step epoch loss pictures best best_loss best_step",
     "stalls": "run attempt ts verdict evidence resume_checkpoint resume_step stacks",
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fluxcore.history.compaction import compact
 from fluxcore.log import FolderReader
-from studio import charts
+from studio import charts, step_charts
 from studio.live import LiveRuns
 from tests.fake_runs import FakeRun
 
@@ -56,7 +56,7 @@ def test_a_resume_is_drawn_once(tmp_path):
     fake.steps(3)
     run = LiveRuns(tmp_path).get("cat")
     assert run.curve()["step"].to_pylist() == list(range(1, 11))
-    assert charts.marks(run.state) == [(5, "attempt", "attempt 2")]
+    assert [(mark.step, mark.kind, mark.text) for mark in step_charts.marks(run.state)] == [(5, "attempt", "attempt 2")]
 
 
 def test_the_mean_has_no_bias_and_survives_a_nan():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from fluxcore.log import read_events
 from fluxcore.runs import load_run
 from fluxcore.runs.trash import list_trash
+from studio import ask, notice, step_charts
 from studio.live import live_runs
 from studio.run import log as log_tab
-from studio.run import samples as samples_tab
 from tests.fake_runs import FakeRun
 from tests.stub_trainer import save_state
 from tests.test_app_pages import open_page, text
@@ -184,9 +185,137 @@ def test_large_goes_through_steps_and_prompts(ended):
     assert "grinning cat" in text(app)
 
 
-def test_all_samples_in_one_file(ended):
-    import io
-    import zipfile
+def addresses(app: AppTest) -> dict[str, str]:
+    return {item.proto.label: item.proto.url for item in app.get("link_button")}
 
-    data = samples_tab.zipped(live_runs().get("cat"))
-    assert len(zipfile.ZipFile(io.BytesIO(data)).namelist()) == 8
+
+def test_samples_and_states_are_to_be_had_as_one_file(ended):
+    assert addresses(tab("samples"))["All as a zip"] == "files/runs/cat/sample?zip"
+    assert addresses(tab("checkpoints"))["Download"] == "files/runs/cat/cat-000004-state?zip"
+
+
+@pytest.fixture
+def best(outputs) -> FakeRun:
+    """A run that was measured thrice: its second LoRA file is the best; the last one is no file any more."""
+    run = FakeRun(outputs, "cat")
+    run.start(pid=1, create_time=1)
+    run.sample()
+    for loss in (0.5, 0.3, 0.4, 0.2):
+        run.steps(61)
+        run.measure(loss)
+        run.sample()
+    (run.folder.path / "cat-000005.safetensors").unlink()
+    run.append("runner", "run.completed", {"weights": run.weights(kilobytes=1), "steps": 244, "seconds": 9.0})
+    return run
+
+
+def test_the_best_lora_is_marked_and_to_be_had(best):
+    app = tab("loss")
+    url = addresses(app)["Download the best"]
+    assert url.startswith("files/runs/cat/cat-000003.safetensors?v=") and addresses(app)["Best: step 122"] == url
+    assert "0.2 at step 244, where nothing was saved" in text(app)
+    chart = app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")
+    assert "held-out loss" in chart[0].proto.spec and "held-out loss" not in chart[1].proto.spec
+    shown = text(tab("samples"))
+    assert "step 122, the best" in shown and "★ 122" in shown and ">before<" in shown
+    shown = text(tab("checkpoints"))
+    assert shown.count(":material/star: best") == 1 and "**cat\\-000003\\.safetensors**" in shown.split("star: best")[0]
+
+
+def test_a_run_that_measured_nothing_says_how_it_would(ended):
+    assert "Share of pictures held out" in text(tab("loss"))
+    FakeRun(live_runs().outputs, "dog", validation_split=0.5).steps(3)
+    assert "not been measured yet" in text(tab("loss", "dog"))
+
+
+def test_the_chart_has_what_was_measured_and_its_marks_over_steps_and_over_time(ended):
+    run = FakeRun(live_runs().outputs, "dog", minutes_ago=60)
+    run.start(pid=1, create_time=1)
+    begun = run.now.timestamp()
+    run.steps(20, seconds=3.0)
+    run.measure(0.5)
+    run.append("runner", "run.stalled", {"verdict": "silent", "evidence": {}} | {"resume_step": 10}, wait=300)
+    run.step = 10
+    run.start(pid=1, create_time=1, resume_step=10)
+    run.steps(10, seconds=3.0)
+    dog = live_runs().get("dog")
+    points = dog.curve("loss")
+    by_step, _ = step_charts._rows(dog, points, "step", 0.9)
+    told = [(row["step"], row["mark"], row["lane"]) for row in by_step.to_pylist() if row["mark"]]
+    assert told == [(20, "stalled", 0), (10, "attempt 2", 1)]
+    assert [row["value"] for row in by_step.to_pylist()][-2:] == [None, None], "no line goes through a mark"
+    rows = step_charts._rows(dog, points, "time", 0.9)[0].to_pylist()
+    at = [round(row["time"] / 1000 - begun) for row in rows]
+    assert at[:10] == [3 * step for step in range(1, 11)] and at[-2:] == [360, 361]
+    assert [row["piece"] for row in rows[:20]] == [1] * 10 + [2] * 10, "the line breaks where an attempt ended"
+    app = tab("loss")
+    app.segmented_control(key="loss-axis").set_value("Time").run()
+    assert not app.exception
+    charts = app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")
+    assert all('"temporal"' in chart.proto.spec for chart in charts)
+
+
+@pytest.fixture
+def start():
+    """Starts runs with a process that plays the trainer: a run whose process is gone is lost."""
+    started = []
+
+    def begin(run: FakeRun) -> FakeRun:
+        run.start()
+        started.append(run)
+        return run
+
+    yield begin
+    for run in started:
+        run.end_trainer()
+
+
+def test_a_training_is_asked_for_samples_and_a_checkpoint(outputs, start):
+    run = start(FakeRun(outputs, "cat", sample_prompts="a cat"))
+    run.steps(3)
+    app = open_page("run", name="cat")
+    app.button(key="run-sample").click().run()
+    app.button(key="run-save").click().run()
+    assert not app.exception
+    asked = [event.type for event in read_events(outputs / "cat") if event.type.endswith(".requested")]
+    assert asked[-2:] == ["sample.requested", "save.requested"]
+    ask.sample("cat")
+    ask.save("cat")
+    assert [event.type for event in read_events(outputs / "cat")].count("sample.requested") == 1, "it stands already"
+    assert app.button(key="run-sample").disabled and app.button(key="run-save").disabled
+    run.append("trainer", "phase.started", {"phase": "sample"})
+    live_runs().expire()
+    app.run()
+    assert not app.button(key="run-sample").disabled and app.button(key="run-save").disabled
+
+
+def test_what_can_not_be_asked_for_is_not_offered(outputs, start):
+    for name, settings in (("a", {}), ("b", {"trainer": "sd-scripts", "sample_prompts": "x"})):
+        start(FakeRun(outputs, name, **settings))
+    keys = {name: [button.key for button in open_page("run", name=name).button] for name in "ab"}
+    assert "run-save" in keys["a"] and "run-sample" not in keys["a"]
+    assert "run-stop" in keys["b"] and not {"run-save", "run-sample"} & set(keys["b"])
+
+
+def test_it_says_what_took_how_long_and_how_far_the_preparation_is(outputs):
+    run = FakeRun(outputs, "cat")
+    run.start(pid=1, create_time=1)
+    run.append("trainer", "phase.started", {"phase": "load"})
+    run.append("trainer", "phase.started", {"phase": "cache", "total": 22, "unit": "pictures"}, wait=42)
+    run.append("trainer", "phase.progress", {"phase": "cache", "done": 11, "total": 22})
+    app = open_page("run", name="cat")
+    assert "<i>loading the model</i>42 s" in text(app) and "<i>preparing pictures</i>now" in text(app)
+    assert {bar.proto.value for bar in app.get("progress")} == {50}
+
+
+def test_a_change_of_state_is_told_once_and_the_title_says_how_far(outputs):
+    run = FakeRun(outputs, "cat")
+    run.start(pid=1, create_time=1)
+    run.steps(96)
+    app = open_page("runs")
+    assert not app.toast and notice.title("runs") == "10 % cat · FluxGym"
+    run.append("runner", "run.completed", {"weights": run.weights(kilobytes=1), "steps": 96, "seconds": 9.0})
+    live_runs().expire()
+    assert [toast.value for toast in app.run().toast] == ["**cat** is finished: 96 steps"]
+    assert not app.run().toast and notice.title("runs") == "Runs · FluxGym"
+    assert notice.title("nonsense") == "FluxGym"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fluxcore.runs import load_run
-from studio import charts
+from studio import charts, overlay
 from studio.live import live_runs
 from tests.fake_runs import FakeRun
 from tests.test_app_pages import open_page, text
@@ -74,8 +74,30 @@ def test_runs_are_compared(outputs):
     differ = app.dataframe[0].value
     assert differ["setting"].tolist() == ["LoRA rank"] and differ["cow"].tolist() == ["6"]
     assert "a red apple" in text(app), "samples beside each other"
+    assert "step 30" in text(app) and "compare-measure" not in [one.key for one in app.segmented_control]
+    app.toggle(key="compare-only").set_value(False).run()
+    assert len(app.dataframe[0].value) > 30
     app.multiselect(key="compare-runs").set_value(["ant"]).run()
     assert "Choose at least two" in text(app)
+
+
+def test_runs_are_compared_by_held_out_loss_and_over_time(outputs):
+    run = FakeRun(outputs, "dog", minutes_ago=60)
+    run.start(pid=1, create_time=1)
+    for loss in (0.5, 0.4):
+        run.steps(60, seconds=2.0)
+        run.measure(loss)
+    app = open_page("compare", runs="ant,dog")
+    assert "best held-out loss" in text(app) and "0.4" in text(app)
+    app.segmented_control(key="compare-measure").set_value("Held-out loss").run()
+    assert not app.exception and "No held-out loss yet: ant." in text(app)
+    app.segmented_control(key="compare-axis").set_value("Time").run()
+    assert not app.exception
+    dog = live_runs().get("dog")
+    at, losses = overlay.curve(dog, 0.9, "time", "held-out loss")
+    assert losses.tolist() == [0.5, 0.4] and at.round(2).tolist() == [1.97, 3.97], "minutes since the first step"
+    at, losses = overlay.curve(dog, 0.0, "step", "loss")
+    assert at.tolist() == list(range(1, 121)) and len(losses) == 120
 
 
 def test_a_curve_is_drawn_for_the_list(outputs):

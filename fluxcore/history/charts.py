@@ -17,7 +17,8 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from .engine import History
 
-STEP_CURVES = ("loss", "lr", "grad_norm", "step_seconds", "images_per_second", "memory_gib")
+STEP_CURVES = ("loss", "lr", "grad_norm", "step_seconds", "images_per_second", "memory_gib", "time")
+"""Columns of `steps`, and `time`: when a step was finished, in epoch seconds."""
 _STRETCHES = 8192
 """A curve has between half and twice as many, where there are so many steps."""
 _KEPT = 32
@@ -79,12 +80,13 @@ def _stretches(
 ) -> pa.Table:
     # The view looks for steps that a later attempt redid: not needed where there was only one attempt.
     source = "steps" if resumed else "store.all_steps"
+    value = "epoch(ts)" if column == "time" else column
     since = "" if start is None else f" AND step >= {start}"
     return _fetch(
         connection,
-        f"""SELECT step >> {shift} AS stretch, arg_min(step, {column}) AS low_at, min({column}) AS low,
-            arg_max(step, {column}) AS high_at, max({column}) AS high, sum({column}) AS total, count(*) AS steps
-        FROM {source} WHERE run = $run{since} AND step IS NOT NULL AND isfinite({column}) GROUP BY 1 ORDER BY 1""",
+        f"""SELECT step >> {shift} AS stretch, arg_min(step, {value}) AS low_at, min({value}) AS low,
+            arg_max(step, {value}) AS high_at, max({value}) AS high, sum({value}) AS total, count(*) AS steps
+        FROM {source} WHERE run = $run{since} AND step IS NOT NULL AND isfinite({value}) GROUP BY 1 ORDER BY 1""",
         {"run": run},
     )
 

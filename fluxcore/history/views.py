@@ -153,6 +153,20 @@ VIEWS = "\n".join(
             once=True,
         ),
         _view(
+            "validation",
+            "validation.measured",
+            {
+                "step": "BIGINT",
+                "epoch": "BIGINT",
+                "loss": "DOUBLE",
+                "pictures": "BIGINT",
+                "best": "BOOLEAN",
+                "best_loss": "DOUBLE",
+                "best_step": "BIGINT",
+            },
+            once=True,
+        ),
+        _view(
             "samples",
             "sample.saved",
             {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxcore.config.names import is_valid_name, slugify
 
-from .checkpoints import CheckpointFile, find_state, list_checkpoints, resume_choice
+from .checkpoints import CheckpointFile, best_weights, find_state, list_checkpoints, resume_choice
 from .files import RunError, RunFolder, check_outputs, default_outputs, entry_names, free_run_name, list_run_folders
 from .fold import RunState, fold, seconds_between
 from .installation import pause_queue, read_installation, resume_queue, waiting_in_line
@@ -47,6 +47,7 @@ __all__ = [
     "RunError",
     "RunFolder",
     "RunState",
+    "best_weights",
     "check_outputs",
     "create_run",
     "default_outputs",

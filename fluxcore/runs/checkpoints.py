@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from fluxcore.atomic import free_name, sync_folder
 
 from .files import RunFolder, parse_checkpoint_name
 from .fold import RunState
+from .records import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,31 @@ def resume_choice(folder: RunFolder, state: RunState) -> CheckpointFile | None:
         if not _is_left_behind(found, found.step, state) and (best is None or found.step > (best.step or 0)):
             best = found
     return best
+
+
+def best_weights(folder: RunFolder, state: RunState) -> Checkpoint | None:
+    """The LoRA file with the lowest loss on held-out pictures, of those that are still there and whole.
+
+    None where no two of them were measured: then none is better than another.
+    """
+    measured = [
+        saved
+        for saved in state.checkpoints.values()
+        if saved.kind == "weights" and saved.validation_loss is not None and math.isfinite(saved.validation_loss)
+    ]
+    there = [saved for saved in measured if (folder.path / saved.path).is_file()]
+    if len(there) < 2:
+        return None
+    in_order = sorted(there, key=lambda saved: (saved.validation_loss, saved.step))
+    return next((saved for saved in in_order if _is_whole(folder, saved.path)), None)
+
+
+def _is_whole(folder: RunFolder, name: str) -> bool:
+    path = folder.inside(name)
+    try:
+        return path is not None and path.is_file() and not safetensors_problem(path)
+    except OSError:
+        return False
 
 
 def _is_left_behind(found: CheckpointFile, step: int, state: RunState) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from fluxcore.log import Event, parse_ts
 
 from .news import NOTED, RECENT, News, take_note
-from .records import LIVE_STATES, Attempt, Checkpoint, Request
+from .records import LIVE_STATES, Attempt, Checkpoint, Measured, Request
 from .transitions import TRANSITIONS
 
 RECENT_STEPS = 50
@@ -75,9 +75,15 @@ class RunState:
     phase_total: float | None = None
     phase_unit: str = ""
     phase_started: str | None = None
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    """How long the newest attempt was in each phase that has ended, in the order in which they came first."""
+    wishes: frozenset[str] = frozenset()
+    """What a person asked the training for that it has not begun: "sample", "save"."""
 
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    """The loss on held-out pictures, by step; a resume takes back what lies beyond its start."""
     gpus: dict[str, dict[str, Any]] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
     suspected: dict[str, Any] | None = None

@@ -65,3 +65,14 @@ class Checkpoint:
     bytes: int
     attempt: int
     ts: str
+    validation_loss: float | None = None
+    """Of weights, where pictures are held out: the best LoRA has the lowest."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The loss on held-out pictures at a step."""
+
+    step: int
+    loss: float
+    ts: str

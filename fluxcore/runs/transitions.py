@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fluxcore.config.migrate import migrate
-from fluxcore.log import Event, number
+from fluxcore.log import Event, number, parse_ts
 
-from .records import ENDED_STATES, Attempt, Checkpoint, Request
+from .records import ENDED_STATES, Attempt, Checkpoint, Measured, Request
 
 if TYPE_CHECKING:
     from .fold import RunState
@@ -111,7 +111,9 @@ def _begin(state: RunState, resume_step: int | None) -> None:
     state.reason = state.hint = state.tail = state.verdict = state.phase = ""
     state.evidence, state.suspected, state.disk_low, state.weights = {}, None, None, None
     state.automatic_refused = False
-    state.phase_done = state.phase_total = None
+    state.phase_done = state.phase_total = state.phase_started = None
+    state.phase_seconds, state.wishes = {}, frozenset()
+    state.measured = [one for one in state.measured if one.step <= (resume_step or 0)] if resume_step else []
     state.recent_seconds.clear()
     state.stepping_seconds, state.timed_steps = 0.0, 0
     state.loss = state.lr = state.images_per_second = state.memory_gib = None
@@ -151,8 +153,23 @@ def _phase_started(state: RunState, event: Event, data: dict[str, Any]) -> None:
     _heed_early(state, event)
     if state.state == "starting":
         state.state = "running"
+    _leave_phase(state, event)
+    state.wishes -= {str(data["phase"])}
     state.phase, state.phase_unit = str(data["phase"]), str(data.get("unit") or "")
     state.phase_total, state.phase_done, state.phase_started = number(data.get("total")), None, event.ts
+
+
+def _leave_phase(state: RunState, event: Event) -> None:
+    """The phase that it was in ends with `event`."""
+    if state.phase and state.phase_started:
+        seconds = (parse_ts(event.ts) - parse_ts(state.phase_started)).total_seconds()
+        state.phase_seconds[state.phase] = state.phase_seconds.get(state.phase, 0.0) + max(0.0, seconds)
+    state.phase_started = None
+
+
+def _wished(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    if state.live_attempt:
+        state.wishes |= {event.type.removesuffix(".requested")}
 
 
 def _phase_progress(state: RunState, event: Event, data: dict[str, Any]) -> None:
@@ -184,8 +201,14 @@ def _checkpoint(state: RunState, event: Event, data: dict[str, Any]) -> None:
     path = str(data["path"])
     state.checkpoints[path] = Checkpoint(
         path, str(data["kind"]), int(data["step"]), int(data.get("epoch") or 0), int(data.get("bytes") or 0),
-        event.attempt or 0, event.ts,
+        event.attempt or 0, event.ts, number(data.get("validation_loss")),
     )  # fmt: skip
+
+
+def _measured(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    loss = number(data["loss"])
+    if loss is not None:
+        state.measured.append(Measured(int(data["step"]), loss, event.ts))
 
 
 def _sample(state: RunState, event: Event, data: dict[str, Any]) -> None:
@@ -225,7 +248,9 @@ def _end(state: RunState, event: Event, data: dict[str, Any]) -> None:
     elif state.attempt is None or state.state in ("queued", "starting"):
         for request in list(state.requests):
             _settle(state, request.id)
+    _leave_phase(state, event)
     state.state, state.ended, state.suspected, state.disk_low = outcome, event.ts, None, None
+    state.wishes = frozenset()
     state.queue_position, state.waiting_for = None, ""
     state.reason, state.hint = str(data.get("reason") or ""), str(data.get("hint") or "")
     state.tail, state.verdict = str(data.get("tail") or ""), str(data.get("verdict") or "")
@@ -271,6 +296,8 @@ TRANSITIONS: dict[str, Callable[[RunState, Event, dict[str, Any]], None]] = {
     "run.requested": _requested,
     "request.refused": _refused,
     "stop.requested": _stop_requested,
+    "sample.requested": _wished,
+    "save.requested": _wished,
     "monitoring.changed": _monitoring,
     "run.queued": _queued,
     "run.spawning": _spawning,
@@ -280,6 +307,7 @@ TRANSITIONS: dict[str, Callable[[RunState, Event, dict[str, Any]], None]] = {
     "train.step": _step,
     "sample.saved": _sample,
     "checkpoint.saved": _checkpoint,
+    "validation.measured": _measured,
     "gpu.sampled": _gpu,
     "host.sampled": _host,
     "stall.suspected": _suspected,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import streamlit as st
 
 from fluxcore.errors import UserError
-from fluxcore.runs import default_outputs, list_checkpoints, resume_choice
+from fluxcore.runs import best_weights, default_outputs, list_checkpoints, resume_choice
 from fluxcore.runs.requests import planned_steps
 from fluxcore.runs.trash import delete_checkpoint
 
 from .. import ask, dialogs, look, words
-from ..files import run_url
+from ..files import run_url, zip_url
 from ..live import LiveRun, live_runs
+
+MANY = 6
+KINDS = {"All": "", "LoRA files": "weights", "States to resume from": "state"}
 
 
 def show(run: LiveRun) -> None:
@@ -25,10 +28,16 @@ def show(run: LiveRun) -> None:
             else "None yet; the LoRA is kept at the end."
         )
         return
-    chosen = resume_choice(run.folder, run.state)
+    chosen, best = resume_choice(run.folder, run.state), best_weights(run.folder, run.state)
     total = sum(item.bytes for item in found)
     st.caption(f"{words.plural(len(found), 'file')}, {words.size(total)} together.")
     planned = _planned(run) if run.state.attempts and not run.state.is_busy else 0
+    if len(found) > MANY:
+        kinds = {name: kind for name, kind in KINDS.items() if not kind or any(one.kind == kind for one in found)}
+        shown = st.segmented_control(
+            "Show", list(kinds), default="All", required=True, key="checkpoints-kind", label_visibility="collapsed"
+        )
+        found = [item for item in found if KINDS[shown or "All"] in ("", item.kind)]
     for item in reversed(found):
         left = item.step is not None and item.step < planned
         with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"checkpoint-{item.name}"):
@@ -39,7 +48,8 @@ def show(run: LiveRun) -> None:
                     if item.complete
                     else ":red-badge[:material/error: incomplete]"
                 )
-                st.markdown(f"**{words.escape(item.name)}** &nbsp; {good}")
+                star = " :violet-badge[:material/star: best]" if best and best.path == item.name else ""
+                st.markdown(f"**{words.escape(item.name)}** &nbsp; {good}{star}")
                 st.html(
                     look.facts(
                         [
@@ -47,16 +57,21 @@ def show(run: LiveRun) -> None:
                             ("step", f"{item.step:,}" if item.step is not None else words.UNKNOWN),
                             ("epoch", str(item.epoch or "")),
                             ("size", words.size(item.bytes)),
+                            ("held-out loss", held_out(run, item.name)),
                             ("", item.problem),
                             ("", "Resume takes this one" if chosen and chosen.name == item.name and left else ""),
                         ]
                     )
                 )
-            if item.kind == "weights" and item.complete:
+            if item.complete:
                 st.link_button(
-                    "Download", run_url(run.folder, item.name), key=f"get-{item.name}", icon=":material/download:"
+                    "Download",
+                    run_url(run.folder, item.name) if item.kind == "weights" else zip_url(run.folder, item.name),
+                    key=f"get-{item.name}",
+                    icon=":material/download:",
+                    help=None if item.kind == "weights" else "As a zip; unpacked into a run's folder it can be resumed",
                 )
-            elif item.complete and left:
+            if item.kind == "state" and item.complete and left:
                 st.button(
                     "Resume from here",
                     key=f"from-{item.name}",
@@ -76,6 +91,12 @@ def show(run: LiveRun) -> None:
                 )
 
 
+def held_out(run: LiveRun, name: str) -> str:
+    """What a LoRA file reached on the held-out pictures; "" where that was not measured."""
+    saved = run.state.checkpoints.get(name)
+    return words.loss(saved.validation_loss) if saved and saved.validation_loss is not None else ""
+
+
 def _delete(name: str, file: str) -> None:
     run = live_runs().get(name)
     found = list_checkpoints(run.folder, run.state) if run else []
@@ -88,6 +109,8 @@ def _delete(name: str, file: str) -> None:
     states = [one for one in found if one.kind == "state" and one.complete]
     if item.kind == "weights" and file == run.state.weights:
         st.warning("It is the finished LoRA of this run.", icon=":material/warning:")
+    elif (best := best_weights(run.folder, run.state)) and best.path == file:
+        st.warning("It is the best LoRA of this run, by its loss on held-out pictures.", icon=":material/warning:")
     elif len(states) == 1 and states[0].name == file:
         st.warning("It is the only state: without it this run can't be resumed.", icon=":material/warning:")
     elif chosen and chosen.name == file:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from fluxcore.dataset import list_pictures
-from fluxcore.runs import default_outputs, resume_choice, seconds_between
+from fluxcore.runs import RunState, best_weights, default_outputs, resume_choice, seconds_between
 from fluxcore.runs.outlook import LOST
 from fluxcore.runs.supervision import observed_state
+from fluxcore.trainers import DEFAULT_TRAINER, HEAR_NO_WISHES
 
 from .. import ask, banner, dialogs, look, nav, words
+from ..files import run_url
 from ..live import LiveRun
 from . import manage
 
@@ -31,7 +33,7 @@ def show(run: LiveRun) -> None:
         st.progress(banner.progress(state), text=banner.progress_words(state))
     elif state.total_steps and not state.is_coming:
         st.progress(banner.progress(state), text=f"step {state.step:,} / {state.total_steps:,}")
-    st.html(look.facts(_facts(run)))
+    st.html("".join(look.facts(pairs) for pairs in (_facts(run), _phases(state)) if pairs))
     if state.note:
         st.caption(f":material/sticky_note_2: {words.escape(state.note)}")
     _explain(run, shown)
@@ -49,8 +51,19 @@ def _actions(run: LiveRun, shown: str) -> None:
                 args=(name,),
                 help="Saves a checkpoint and ends; it can be resumed.",
             )
+            _wishes(run)
     elif state.state == "completed":
         if url := banner.weights_url(run):
+            best = best_weights(run.folder, state)
+            if best and best.path != state.weights:
+                st.link_button(
+                    f"Best: step {best.step:,}",
+                    run_url(run.folder, best.path),
+                    key="run-download-best",
+                    icon=":material/star:",
+                    help=f"Download the LoRA file with the lowest loss on held-out pictures, "
+                    f"{words.loss(best.validation_loss)}",
+                )
             st.link_button("Download LoRA", url, key="run-download", icon=":material/download:", type="primary")
     elif not state.attempts:
         if not list_pictures(run.folder.dataset):
@@ -79,6 +92,29 @@ def _actions(run: LiveRun, shown: str) -> None:
             on_click=ask.start,
             args=(name, True),
             help="From step 0; what is there now is moved aside, not deleted.",
+        )
+
+
+def _wishes(run: LiveRun) -> None:
+    """What a training under way can be asked for."""
+    state = run.state
+    attempt = state.live_attempt
+    config = state.served_config(attempt) if attempt else {}
+    if attempt is None or config.get("trainer", DEFAULT_TRAINER) in HEAR_NO_WISHES:
+        return
+    wishes = [("save", "Save now", "save", ask.save, "A checkpoint to resume from, and the LoRA file as it is now.")]
+    if str(config.get("sample_prompts") or "").strip():
+        wishes.insert(0, ("sample", "Sample now", "imagesmode", ask.sample, "Draws the sample prompts as it is now."))
+    for wish, label, icon, asked, does in wishes:
+        waits = wish in state.wishes
+        st.button(
+            label,
+            key=f"run-{wish}",
+            icon=":material/hourglass_top:" if waits else f":material/{icon}:",
+            disabled=waits,
+            on_click=asked,
+            args=(run.name,),
+            help="It is asked for and comes after this step." if waits else does,
         )
 
 
@@ -128,6 +164,16 @@ def _explain(run: LiveRun, shown: str) -> None:
         )
 
 
+def _phases(state: RunState) -> list[tuple[str, str]]:
+    """How long this attempt was in each phase, where that is worth a line."""
+    spent = {name: seconds for name, seconds in state.phase_seconds.items() if seconds >= 1}
+    if state.is_coming or not spent.keys() - {"train"}:
+        return []
+    now = state.phase if state.is_live else ""
+    parts = [(words.PHASES.get(name, name), words.duration(seconds)) for name, seconds in spent.items() if name != now]
+    return [*parts, (words.PHASES.get(now, now), "now")] if now else parts
+
+
 def _facts(run: LiveRun) -> list[tuple[str, str]]:
     state = run.state
     took = seconds_between(state.started, state.ended or state.updated) if state.started else None
@@ -143,8 +189,10 @@ def _facts(run: LiveRun) -> list[tuple[str, str]]:
     return [
         ("speed" if state.is_live else "average speed", words.pace(speed) if speed else ""),
         ("loss", words.loss(state.loss) if state.loss is not None else ""),
-        ("best", words.loss(best) if best is not None else ""),
+        ("lowest", words.loss(best) if best is not None else ""),
+        ("held-out loss", words.loss(state.measured[-1].loss) if state.measured else ""),
         ("learning rate", f"{state.lr:.3g}" if state.lr is not None and state.is_live else ""),
+        ("memory", f"{state.memory_gib:.1f} GiB" if state.memory_gib and state.is_live else ""),
         ("started", words.clock(state.started) if state.started else ""),
         ("took" if state.ended else "so far", words.duration(took) if took is not None else ""),
         *setup,

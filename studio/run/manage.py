@@ -23,7 +23,9 @@ DELETED = "runs.deleted"
 def menu(run: LiveRun) -> None:
     """The quiet actions behind one button."""
     state, name = run.state, run.name
-    with st.popover("", icon=":material/more_horiz:", key="run-menu", help="Rename, tag, note, duplicate, delete"):
+    with st.popover(
+        "", icon=":material/more_horiz:", key="run-menu", help="Rename, tag, duplicate, compare, archive, delete"
+    ):
         for label, icon, key, body in (
             ("Title, tags and note", "edit_note", "run-about", _about),
             ("Train another one like it", "content_copy", "run-duplicate", _duplicate),
@@ -35,6 +37,13 @@ def menu(run: LiveRun) -> None:
                 type="tertiary",
                 on_click=dialogs.want,
                 args=(body, label, name),
+            )
+        with st.container(key="run-compare"):
+            st.page_link(
+                nav.page("compare"),
+                label="Compare with other runs",
+                icon=":material/compare_arrows:",
+                query_params={"runs": name},
             )
         st.button(
             "Back out of the archive" if state.archived else "Archive",

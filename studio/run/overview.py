@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from fluxcore.runs import RunState
+from fluxcore.runs import RunState, best_weights
 
-from .. import charts, look, words
+from .. import look, step_charts, words
 from ..live import LiveRun
 from . import samples
 
@@ -19,18 +19,20 @@ def show(run: LiveRun) -> None:
         samples.newest(run)
     with right:
         st.markdown("**Loss**, smoothed over raw")
-        charts.loss(run, f"loss-{run.name}", small=True)
+        step_charts.loss(run, f"loss-{run.name}", small=True)
         st.html(look.facts(_kept(run)))
         machine(run.state)
 
 
 def _kept(run: LiveRun) -> list[tuple[str, str]]:
-    """The newest state to resume from."""
+    """The best LoRA so far, and the newest state to resume from."""
+    best = best_weights(run.folder, run.state)
+    pairs = [("best LoRA", f"step {best.step:,}, held-out loss {words.loss(best.validation_loss)}")] if best else []
     states = [saved for saved in run.state.checkpoints.values() if saved.kind == "state"]
     newest = max(states, key=lambda saved: saved.ts, default=None)
     if newest is None or not (run.folder.path / newest.path).is_dir():
-        return [("last checkpoint", "none yet")] if run.state.is_live else []
-    return [("last checkpoint", f"{words.ago(newest.ts)}, step {newest.step:,}")]
+        return [*pairs, ("last checkpoint", "none yet")] if run.state.is_live else pairs
+    return [*pairs, ("last checkpoint", f"{words.ago(newest.ts)}, step {newest.step:,}")]
 
 
 def machine(state: RunState) -> None:

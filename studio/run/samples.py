@@ -1,15 +1,15 @@
-"""Samples: prompt by prompt and step by step, before and after, large, and all of them in one file."""
+"""Samples: prompt by prompt and step by step; before, at the best and after; large, and all of them in one file."""
 
 from __future__ import annotations
 
-import io
-import zipfile
 from typing import Any
 
 import streamlit as st
 
+from fluxcore.runs import best_weights
+
 from .. import dialogs, look, words
-from ..files import run_url
+from ..files import run_url, zip_url
 from ..live import LiveRun, live_runs
 
 MOST_STEPS = 12
@@ -58,8 +58,8 @@ def show(run: LiveRun) -> None:
         return
     steps = sorted({step_of(sample) for sample in found})
     key = f"sample-step-{run.name}"
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        at = _slider(steps, key)
+    with st.container(horizontal=True, vertical_alignment="bottom", key="samples-tools"):
+        at = slider(steps, key)
         st.button(
             "Large",
             key="samples-large",
@@ -69,14 +69,8 @@ def show(run: LiveRun) -> None:
             kwargs={"width": "large"},
             help="One picture at a time; the arrow keys go on",
         )
-        st.download_button(
-            "All as a zip",
-            lambda: zipped(run),
-            file_name=f"{run.name}-samples.zip",
-            mime="application/zip",
-            key="samples-zip",
-            icon=":material/download:",
-            on_click="ignore",
+        st.link_button(
+            "All as a zip", zip_url(run.folder, run.folder.samples.name), key="samples-zip", icon=":material/download:"
         )
     _before_and_after(run, found, at)
     if len(steps) > 1:
@@ -84,12 +78,12 @@ def show(run: LiveRun) -> None:
         _grid(run, found, steps)
 
 
-def _slider(steps: list[int], key: str) -> int:
+def slider(steps: list[int], key: str) -> int:
+    """Choose one of the steps at which samples were drawn; it keeps to the newest one until somebody moves it."""
     if len(steps) == 1:
         st.markdown(f"After step **{steps[0]:,}**", width="stretch")
         return steps[0]
     follows = f"{key}-newest"
-    # It stays at the newest step as long as nobody moved it away from there.
     if st.session_state.get(key) not in steps or st.session_state.get(follows) == st.session_state.get(key):
         st.session_state[key] = steps[-1]
     st.session_state[follows] = steps[-1]
@@ -97,20 +91,25 @@ def _slider(steps: list[int], key: str) -> int:
 
 
 def _before_and_after(run: LiveRun, found: list[Sample], at: int) -> None:
+    best = best_weights(run.folder, run.state)
     rows = []
     for line in _by_prompt(found).values():
         chosen = next((sample for sample in reversed(line) if step_of(sample) <= at), line[0])
-        first = line[0]
-        items = [_item(run, chosen, "")]
-        label = f"step {step_of(chosen):,}"
-        if first is not chosen and first.get("seed") == chosen.get("seed"):
-            before = "before" if step_of(first) == 0 else f"step {step_of(first):,}"
-            rows.append(
-                (str(chosen.get("prompt") or "no prompt"), [(before, _item(run, first, "")), (label, items[0])])
-            )
-        else:
-            rows.append((str(chosen.get("prompt") or "no prompt"), [(label, items[0])]))
+        alike = [sample for sample in line if sample.get("seed") == chosen.get("seed")]
+        shown = {step_of(alike[0]): "before" if step_of(alike[0]) == 0 else f"step {step_of(alike[0]):,}"}
+        if best and (near := _nearest(alike, best.step)) is not chosen and step_of(near) not in shown:
+            exact = step_of(near) == best.step
+            shown[step_of(near)] = f"step {step_of(near):,}, {'the best' if exact else 'nearest to the best'}"
+        is_best = best is not None and step_of(chosen) == best.step
+        shown[step_of(chosen)] = f"step {step_of(chosen):,}" + (", the best" if is_best else "")
+        by_step = {step_of(sample): sample for sample in alike}
+        pictures = [(shown[step], _item(run, by_step[step], "")) for step in sorted(shown)]
+        rows.append((str(chosen.get("prompt") or "no prompt"), pictures))
     st.html(look.pairs(rows))
+
+
+def _nearest(line: list[Sample], step: int) -> Sample:
+    return min(line, key=lambda sample: abs(step_of(sample) - step))
 
 
 def _grid(run: LiveRun, found: list[Sample], steps: list[int]) -> None:
@@ -120,7 +119,8 @@ def _grid(run: LiveRun, found: list[Sample], steps: list[int]) -> None:
         at = {step_of(sample): sample for sample in line}
         cells = [_item(run, at[step], "") if step in at else None for step in shown]
         lines.append((str(line[-1].get("prompt") or "no prompt"), cells))
-    st.html(look.matrix([f"{step:,}" for step in shown], lines))
+    best = best_weights(run.folder, run.state)
+    st.html(look.matrix([f"★ {step:,}" if best and best.step == step else f"{step:,}" for step in shown], lines))
     if len(shown) < len(steps):
         st.caption(f"{len(shown)} of the {len(steps)} steps at which samples were drawn; the slider has all.")
 
@@ -147,27 +147,19 @@ def large(name: str, at: int) -> None:
     sample = next((one for one in reversed(line) if step_of(one) <= place["step"]), line[0])
     path, prompt = str(sample["path"]), str(sample.get("prompt") or "")
     st.html(look.picture(run_url(run.folder, path), run_url(run.folder, path), prompt, large=True))
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+    with st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="large-steps"
+    ):
         st.button("Earlier", key="large-left", icon=":material/arrow_back:", shortcut="Left", on_click=go, args=(-1, 0))
         st.markdown(f"step **{step_of(sample):,}** · seed {sample.get('seed', words.UNKNOWN)}", width="content")
         st.button(
             "Later", key="large-right", icon=":material/arrow_forward:", shortcut="Right", on_click=go, args=(1, 0)
         )
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", key="large-prompts"):
         st.markdown(words.escape(prompt), width="stretch")
         if len(prompts) > 1:
-            st.button(
-                "Next prompt", key="large-next", icon=":material/south:", shortcut="Down", on_click=go, args=(0, 1)
-            )
-
-
-def zipped(run: LiveRun) -> bytes:
-    """Every sample in one file."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for sample in drawn(run):
-            file.write(run.folder.path / str(sample["path"]), str(sample["path"]).rpartition("/")[2])
-    return buffer.getvalue()
+            st.button("Previous", key="large-before", shortcut="Up", on_click=go, args=(0, -1))
+            st.button("Next prompt", key="large-next", shortcut="Down", on_click=go, args=(0, 1))
 
 
 def last_picture(run: LiveRun, width: int = 192) -> tuple[str, str] | None:
@@ -182,8 +174,10 @@ def _none(run: LiveRun) -> None:
     config, attempt = run.state.config, run.state.attempt
     every, prompts = config.get("sample_every_n_steps"), str(config.get("sample_prompts") or "").strip()
     at_once = config.get("sample_at_first") and not (attempt and attempt.resume_step)
-    if not (every and prompts):
-        st.caption("This run draws no samples.")
+    if not prompts:
+        st.caption("This run draws no samples: it has no prompts for them.")
+    elif not every:
+        st.caption("This run draws no samples by itself" + (": ask for some above." if attempt_lives(run) else "."))
     elif not run.state.is_live:
         st.caption("No samples were drawn.")
     else:
@@ -192,6 +186,11 @@ def _none(run: LiveRun) -> None:
             if at_once
             else f"The first samples come at step {every}."
         )
+
+
+def attempt_lives(run: LiveRun) -> bool:
+    """Whether a training is under way that can be asked for samples."""
+    return run.state.live_attempt is not None
 
 
 def _by_prompt(found: list[Sample]) -> dict[int, list[Sample]]:

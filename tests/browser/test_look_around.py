@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 
 import pytest
 
@@ -25,6 +27,29 @@ def trained(outputs, name: str, **settings) -> FakeRun:
     return run
 
 
+def test_a_page_left_open_tells_how_far_a_run_is_and_what_became_of_it(make_gym, tmp_path):
+    run = FakeRun(tmp_path / "outputs", "cat", minutes_ago=2, sample_prompts="a cat")
+    run.start()
+    try:
+        run.steps(96)
+        gym = make_gym(tmp_path / "outputs")
+        page, elsewhere = gym.open("/run?name=cat"), gym.open("/history")
+        assert page.title() == elsewhere.title() == "10 % cat · FluxGym"
+        page.get_by_role("button", name="Sample now").click()
+        page.get_by_role("button", name="Sample now", disabled=True).wait_for()
+        run.append("trainer", "phase.started", {"phase": "sample"})
+        page.get_by_role("button", name="Sample now", disabled=False).wait_for()
+        run.steps(96)
+        for one in (page, elsewhere):
+            one.wait_for_function("document.title === '20 % cat · FluxGym'")
+        run.append("runner", "run.completed", {"weights": run.weights(kilobytes=1), "steps": 192, "seconds": 9.0})
+        for one in (page, elsewhere):
+            one.get_by_test_id("stToast").get_by_text("cat is finished: 192 steps").wait_for()
+        assert (page.title(), elsewhere.title()) == ("cat: completed · FluxGym", "History · FluxGym")
+    finally:
+        run.end_trainer()
+
+
 def test_somebody_looks_around(make_gym, tmp_path):
     outputs = tmp_path / "outputs"
     outputs.mkdir()
@@ -36,6 +61,12 @@ def test_somebody_looks_around(make_gym, tmp_path):
     page.on("request", lambda request: asked_elsewhere.append(request.url) if gym.url not in request.url else None)
 
     page.get_by_text("How each prompt changed").wait_for()
+    with page.expect_popup() as popup:  # a new tab, which the download takes away again
+        page.get_by_role("link", name="All as a zip").click()
+    archive = page.request.get(f"{gym.url}/files/runs/cat/sample?zip")
+    assert archive.headers["content-type"] == "application/zip"
+    assert len(zipfile.ZipFile(io.BytesIO(archive.body())).namelist()) == 12
+    popup.value.close()
     page.get_by_role("button", name="Large").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("step 120").wait_for()
@@ -65,7 +96,7 @@ def test_somebody_looks_around(make_gym, tmp_path):
         page.locator(".st-key-bulk").get_by_text(re.compile(r"of 2 chosen")).wait_for()
     page.get_by_role("button", name="Compare").click()
     page.wait_for_url(re.compile(r"/compare\?runs=cat"))
-    page.get_by_text("Settings that differ").wait_for()
+    page.get_by_text("Differences only").wait_for()
 
     page.goto(f"{gym.url}/run?name=dog")
     settle(page)
