@@ -42,6 +42,7 @@ def style() -> None:
         .fg-alone img { aspect-ratio: 4 / 3; }
         .fg-pic img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 8px; display: block;
                       background: color-mix(in srgb, currentColor 6%, transparent); }
+        .fg-cut img { object-fit: cover; }
         .fg-pic figcaption { font-size: .78rem; opacity: .75; overflow-wrap: anywhere; margin-top: .2rem;
                              line-height: 1.3; }
         .fg-pic a:focus-visible img { outline: 2px solid currentColor; outline-offset: 2px; }
@@ -126,6 +127,11 @@ def picture(small: str, full: str, description: str, *, large: bool = False) -> 
     return _figure(small, full, description, "", "fg-large" if large else "fg-alone")
 
 
+def cut_picture(small: str, full: str, description: str, width: int, height: int) -> str:
+    """A linked picture cut about its middle to width : height, as it is for training."""
+    return _figure(small, full, description, "", "fg-cut", f"aspect-ratio: {width} / {height}")
+
+
 def pairs(rows: list[tuple[str, list[tuple[str, tuple[str, str, str, str]]]]]) -> str:
     """For each prompt one or two pictures beside each other: (prompt, [(line under it, picture)])."""
     blocks = []
@@ -165,9 +171,10 @@ def matrix(
     )
 
 
-def _figure(small: str, full: str, description: str, line: str, kind: str = "") -> str:
+def _figure(small: str, full: str, description: str, line: str, kind: str = "", style: str = "") -> str:
     caption = f"<figcaption>{html.escape(line)}</figcaption>" if line else ""
+    styled = f" style='{html.escape(style)}'" if style else ""
     return (
         f"<figure class='fg-pic {kind}'><a href='{html.escape(full)}' target=_blank rel=noopener>"
-        f"<img src='{html.escape(small)}' alt='{html.escape(description)}' loading=lazy></a>{caption}</figure>"
+        f"<img src='{html.escape(small)}' alt='{html.escape(description)}' loading=lazy{styled}></a>{caption}</figure>"
     )
