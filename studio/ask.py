@@ -14,6 +14,7 @@ from fluxcore.errors import UserError
 from fluxcore.runs import create_run, default_outputs, request_resume, request_start, request_stop, set_monitoring
 from fluxcore.runs.supervision import ensure_runner
 
+from . import access
 from .live import live_runs
 
 
@@ -73,6 +74,9 @@ def sentence(error: UserError | OSError) -> str:
 
 def _ask(request: Callable[[], Any], done: str, *, served: bool = True) -> None:
     """Ask, say what became of it, and see that there is a runner where the request is one that it serves."""
+    if access.is_viewer():
+        st.toast(access.SENTENCE, icon=":material/visibility:", duration="long")
+        return
     try:
         request()
     except (UserError, OSError) as error:

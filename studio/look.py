@@ -111,6 +111,18 @@ def style() -> None:
     )
 
 
+def looking_only() -> None:
+    """What a viewer sees of buttons that would be refused anyway: nothing. And the word that it is so."""
+    buttons = (
+        "banner-stop-", "banner-resume-", "run-stop", "run-resume", "run-start", "run-restart", "run-menu",
+        "run-sample", "run-save", "bulk-archive", "bulk-delete", "bulk-stop", "bulk-tag", "monitor-on", "monitor-off",
+        "delete-", "start-runner", "lost-start-runner", "query-save", "query-remove",
+    )  # fmt: skip
+    hidden = ", ".join(f'[class*="st-key-{name}"]' for name in buttons)
+    st.container(key="looking").html(f"<style>{hidden} {{ display: none !important; }}</style><span hidden></span>")
+    st.caption(":material/visibility: You look on: this link can change nothing.")
+
+
 def facts(pairs: list[tuple[str, str]]) -> str:
     """Names and values in one row that wraps on a phone."""
     rows = "".join(f"<span><i>{html.escape(name)}</i>{html.escape(value)}</span>" for name, value in pairs if value)

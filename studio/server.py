@@ -16,11 +16,11 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from fluxcore.access import TOKEN_FILE, is_loopback, load_token
+from fluxcore.access import TOKEN_FILE, is_loopback, load_token, viewer_token
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs
 
-from . import files
+from . import access, files
 from .gate import Gate, say
 from .live import live_runs
 
@@ -52,7 +52,16 @@ def middleware() -> list[Middleware]:
 
     if not trusted and not launched:  # the launcher prints its own
         say(f"FluxGym: open http://{address or 'localhost'}:{st.get_option('server.port')}/?token={token}")
-    return [Middleware(Gate, token=token, trust_loopback=trusted, announce=announce if trusted else None)]
+    access.guard()
+    return [
+        Middleware(
+            Gate,
+            token=token,
+            trust_loopback=trusted,
+            announce=announce if trusted else None,
+            viewer_token=lambda: viewer_token(outputs),
+        )
+    ]
 
 
 @asynccontextmanager

@@ -81,9 +81,8 @@ def load(folder: Path) -> Describe:
         inputs = processor(text=TASK, images=image, return_tensors="pt").to(device, precision)
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=MOST_TOKENS, num_beams=BEAMS, do_sample=False)
-        text = processor.batch_decode(tokens, skip_special_tokens=False)[0]
-        answer = processor.post_process_generation(text, task=TASK, image_size=image.size)[TASK]
-        return tidy(str(answer))
+        # The task's answer is plain text: there is nothing in it for the processor's parser of boxes and regions.
+        return tidy(str(processor.batch_decode(tokens, skip_special_tokens=False)[0]))
 
     return describe
 
@@ -107,7 +106,7 @@ def caption_folder(folder: Path, describe: Describe, say: Say, trigger: str = ""
             with decoded(picture.path) as image:
                 text = describe(ImageOps.exif_transpose(image).convert("RGB"))
         except PictureError:
-            continue
+            text = ""
         if text and read_caption(picture.path) == picture.caption and picture.path.exists():
             write_caption(picture.path, f"{trigger}, {text}" if trigger else text)
             done += 1
