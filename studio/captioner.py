@@ -27,7 +27,7 @@ def tools(draft: Draft, pictures: list[Picture]) -> None:
     running = (job := read_job(draft.outputs, job_name(draft))) is not None and job.state == "running"
     with st.container(horizontal=True):
         st.button(
-            f"Caption {words.plural(bare, 'picture')}",
+            f"Caption {words.plural(bare, 'picture')}" if bare else "Every picture has a caption",
             key="caption-bare",
             icon=":material/auto_fix_high:",
             disabled=not bare or running,

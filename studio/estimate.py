@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from fluxcore.config import RunConfig
+from fluxcore.config import RunConfig, defaults
 from fluxcore.errors import UserError
 from fluxcore.units import gib
 
@@ -80,13 +80,14 @@ def time_words(each: float | None, source: str, steps: int) -> str:
 
 def seconds_a_step(config: RunConfig, made: Plan | None) -> tuple[float | None, str]:
     """Seconds of a step and where that is from: a run of the same kind here, else the GPU's stated speed."""
+    usual = defaults()
     gpu: dict[str, Any] | None = None
     for run in live_runs().all()[:50]:
         state = run.state
         if gpu is None and state.gpus:
             gpu = next(iter(state.gpus.values()))
         times = sorted(state.recent_seconds)
-        if times and all(state.config.get(name) == getattr(config, name) for name in SAME_WORK):
+        if times and all(state.config.get(name, usual[name]) == getattr(config, name) for name in SAME_WORK):
             each = times[len(times) // 2]
             return each, f"{words.pace(each)} in {words.escape(run.name)}"
     return _by_speed(gpu, made)

@@ -84,15 +84,16 @@ def say_what_was_taken(draft: Draft) -> None:
 
 def as_text(draft: Draft, config: RunConfig | None) -> None:
     """The settings as JSON, to edit, and the command that trains the same."""
-    changed = {name: value for name, value in draft.values.items() if value != defaults()[name]}
-    text = json.dumps(changed, indent=2, ensure_ascii=False)
+    shown = ("lora_name", "base_model", "vram", *(name for name in draft.changed() if name != "lora_name"))
+    text = json.dumps({name: draft.values[name] for name in shown}, indent=2, ensure_ascii=False)
     if st.session_state.get("config.text.seen") != text:  # the form changed: the text follows
         st.session_state["config.text"] = st.session_state["config.text.seen"] = text
     st.text_area(
-        "What is not the default, as text",
+        "What is not as usual, as text",
         key="config.text",
         height=220,
-        help="A setting that is taken out goes back to its default. All settings: “Settings as a file”.",
+        help="A setting that is taken out is again as the memory preset and the base model have it. All settings: "
+        "“Settings from …”, “Settings as a file”.",
     )
     edited = st.session_state["config.text"] != text
     st.button(

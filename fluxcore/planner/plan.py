@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,14 +280,20 @@ def _train_advice(config: RunConfig, made: Plan, over: int) -> tuple[dict[str, A
     return changes, over <= 0
 
 
-def _place(outputs: Path, request: dict[str, Any]) -> Path:
+@cache
+def _versions() -> dict[str, str]:
+    """Of what the numbers come from."""
     versions = {"measure": str(MEASURE)}
     for package in ("torch", "diffusers", "peft", "transformers", "torchao"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    key = hashlib.sha256(json.dumps([request, versions], sort_keys=True).encode()).hexdigest()[:24]
+    return versions
+
+
+def _place(outputs: Path, request: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps([request, _versions()], sort_keys=True).encode()).hexdigest()[:24]
     return outputs / ".plans" / f"{key}.json"
 
 

@@ -38,11 +38,9 @@ def _list(models: list[BaseModel], busy: bool) -> None:
     for model in models:
         job = fetching(default_outputs(), model.name)
         running |= job is not None and job.state == "running"
-        with st.container(horizontal=True, vertical_alignment="center", key=f"model-{model.name}"):
-            st.markdown(
-                f"{_where(model, job)} **{words.escape(model.title)}** :small[{words.escape(model.licence)}]",
-                width="stretch",
-            )
+        named, button = st.columns([3.4, 1], vertical_alignment="center", gap="small")
+        named.markdown(f"{_where(model, job)} **{words.escape(model.title)}** :small[{words.escape(model.licence)}]")
+        with button:
             _button(model, job)
         if job is not None and job.state == "running":
             done = f"{words.size(job.done)} of {words.size(job.total)}" if job.total else "asking the Hub"
