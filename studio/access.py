@@ -24,7 +24,7 @@ from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_r
 from fluxcore.access import viewer_token
 from fluxcore.runs import default_outputs
 
-from .gate import ROLE_HEADER, VIEWER, fingerprint
+from .gate import OWNER, ROLE_HEADER, VIEWER, fingerprint
 
 SENTENCE = "this link may look, and change nothing: ask the owner for the other link"
 FREE = (".history", ".plans")
@@ -63,14 +63,14 @@ def role() -> str:
 
 def is_viewer() -> bool:
     """Whether this page is seen by somebody who may change nothing. Who is not known counts as one."""
-    return role() not in ("", "owner")
+    return role() not in ("", OWNER)
 
 
 def is_shut_out() -> bool:
     """Whether a viewer's link was taken back while its page was open."""
     kind, _, print_of = role().partition(" ")
-    if kind != VIEWER or not print_of:
-        return kind not in ("", "owner", VIEWER)
+    if kind != VIEWER or not print_of:  # a viewer without a token's fingerprint has logged in with an account
+        return kind not in ("", OWNER, VIEWER)
     token = viewer_token(default_outputs())
     return token is None or fingerprint(token) != print_of
 

@@ -7,7 +7,7 @@ name at 127.0.0.1) it wants the token too.
 
 Two kinds of people come in: the owner, and viewers, who have a token of their own. The gate tells the pages who it is
 by a header that nobody else can set (ROLE_HEADER); what viewers may not do is `studio.access`'s matter, but for
-uploads, which end here. Where Streamlit's own log-in (OIDC) is configured, `signed_in` says who has come in by it.
+uploads, which end here. Where Streamlit's own log-in (OIDC) is set up, `sign_in` says who has come in by it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import hmac
 import sys
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode
 
 from fluxcore.access import is_loopback
 
 from .slowing import Slowing
 
+if TYPE_CHECKING:
+    from .sign_in import SignIn
+
 COOKIE_DAYS = 30
 WRONG_TOKEN_SECONDS = 0.5
 MOST_BODY_BYTES = 4096
 OPEN_PATHS = frozenset({"/_stcore/health"})
 """What container health checks ask for: it says "ok" and nothing else."""
-SIGN_IN_PATHS = ("/auth/login", "/oauth2callback", "/auth/logout")
-"""Streamlit's own, open where its log-in is configured: without them nobody could log in."""
 ROLE_HEADER = b"x-fluxgym-role"
 OWNER, VIEWER = "owner", "viewer"
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -51,18 +52,18 @@ class Gate:
         trust_loopback: bool = False,
         announce: Callable[[], None] | None = None,
         viewer_token: Callable[[], str | None] = lambda: None,
-        signed_in: Callable[[Scope], str | None] | None = None,
+        sign_in: SignIn | None = None,
     ) -> None:
         """`announce` is called once, at the first request that is turned away (see `studio.server`).
 
-        `viewer_token` gives the viewers' token of the moment; `signed_in` the role of who logged in by OIDC.
+        `viewer_token` gives the viewers' token of the moment.
         """
         self.app = app
         self._token = token
         self._trust_loopback = trust_loopback
         self._announce = announce
         self._viewer_token = viewer_token
-        self._signed_in = signed_in
+        self._sign_in = sign_in
         self._slowing = Slowing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +77,7 @@ class Gate:
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 4401, "reason": "the token is missing"})
-        elif self._signed_in and scope["path"].endswith(SIGN_IN_PATHS) and not wants_in:
+        elif self._sign_in and scope["path"] in self._sign_in.paths and not wants_in:
             await self.app(_with_role(scope, None), receive, send)
         else:
             await self._answer(scope, receive, send)
@@ -93,7 +94,7 @@ class Gate:
             return OWNER
         if self._trust_loopback and is_loopback(_host(scope)):
             return OWNER
-        signed = self._signed_in(scope) if self._signed_in else None
+        signed = self._sign_in.role(scope) if self._sign_in else None
         if signed == OWNER:
             return OWNER
         viewers = self._viewer_token()
@@ -136,8 +137,8 @@ class Gate:
             self._announce = None
 
     def _ask(self, what: str) -> str:
-        sign_in = "<p><a href='./auth/login'>Log in with your organisation</a></p>" if self._signed_in else ""
-        return _page(what, HOW, sign_in + FORM)
+        link = f"<p><a href='{self._sign_in.link()}'>Log in with your account</a></p>" if self._sign_in else ""
+        return _page(what, HOW, link + FORM)
 
     async def _welcome(self, token: str, scope: Scope, send: Send) -> None:
         rest = urlencode([(key, value) for key, value in _query(scope) if key != "token"])

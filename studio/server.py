@@ -20,7 +20,7 @@ from fluxcore.access import TOKEN_FILE, is_loopback, load_token, viewer_token
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs
 
-from . import access, files
+from . import access, files, sign_in
 from .gate import Gate, say
 from .live import live_runs
 
@@ -60,6 +60,7 @@ def middleware() -> list[Middleware]:
             trust_loopback=trusted,
             announce=announce if trusted else None,
             viewer_token=lambda: viewer_token(outputs),
+            sign_in=sign_in.configured(),
         )
     ]
 
