@@ -29,7 +29,7 @@ QUIET_SECONDS = 5.0
 
 def make_pictures(folder: Path, count: int, megabytes: float) -> list[Path]:
     """Photos of noise, each file another: what follows a JPEG's end is no part of the picture."""
-    side = int((megabytes * 1e6 / 1.55) ** 0.5)
+    side = int((megabytes * 1e6 / 0.7) ** 0.5)
     first = folder / "0.jpg"
     Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(first, quality=82)
     data = first.read_bytes()

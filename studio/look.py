@@ -75,6 +75,7 @@ def style() -> None:
         .fg-log .fg-warn { color: light-dark(#8f4208, #f2b968); }
         .fg-log .fg-quiet { opacity: .6; }
         [data-testid="stCaptionContainer"] { opacity: .78; }
+        button kbd { color: inherit !important; opacity: 1 !important; }
         /* The accent as text: the buttons' violet is too dark for that on black. */
         .stTabs [aria-selected="true"] p, [data-testid$="controlActive"] p, [data-testid$="pillsActive"] p {
             color: light-dark(#5041c4, #a99fff) !important; }

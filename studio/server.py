@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -25,6 +26,8 @@ from .gate import Gate, say
 from .live import live_runs
 
 log = logging.getLogger("fluxgym")
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Of glibc's malloc.h."""
 
 
 def routes() -> list[Route]:
@@ -72,7 +75,19 @@ async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
     threading.Thread(target=_read_history, name="read-history", daemon=True).start()
     gc.collect()
     gc.freeze()
+    give_memory_back()
     yield {}
+
+
+def give_memory_back() -> None:
+    """Have glibc return what uploads took: by default, after the first large block is freed, larger and larger ones
+    come from heaps that never shrink, one for each of many threads. Elsewhere than on glibc nothing happens."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)  # blocks from 1 MiB have pages of their own, which go when they go
+        libc.mallopt(M_ARENA_MAX, 2)
+    except (OSError, AttributeError):
+        pass
 
 
 def _start_runner() -> None:

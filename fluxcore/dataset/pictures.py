@@ -75,8 +75,11 @@ def check_picture(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def decoded(path: Path) -> Iterator[Image.Image]:
-    """A picture, wholly decoded. Raises PictureError with what is wrong."""
+def decoded(path: Path, draft: int = 0) -> Iterator[Image.Image]:
+    """A picture, wholly decoded; of a JPEG an eighth, a quarter or a half of its sides where that is `draft` at least.
+
+    Raises PictureError with what is wrong.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -86,6 +89,8 @@ def decoded(path: Path) -> Iterator[Image.Image]:
                     raise PictureError(
                         f"{path.name} has {width} x {height} pixels; {MAX_PIXELS // 1_000_000} million is the limit"
                     )
+                if draft:
+                    image.draft("RGB", (draft, draft))
                 image.load()
                 yield image
     except PictureError:
