@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import streamlit as st
+from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
 
 from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures, read_caption, write_caption
@@ -171,13 +172,24 @@ def _arrived(draft: Draft, widget: str) -> None:
     files = st.session_state.get(widget) or []
     if not files:
         return
+    files = list(files)
     try:
         taken = take_files(draft.dataset, [(file.name, file) for file in files])
     except OSError as error:
         taken = Taken(problems=[f"The pictures can't be kept ({error.strerror}): make room in {draft.outputs}"])
     st.session_state["upload.taken"] = taken
-    # A new uploader: the grid shows what came, the list below the old one would only repeat it, and hold it in memory.
+    # A new uploader: the grid shows what came, the list below the old one would only repeat it.
     st.session_state["upload.turn"] += 1
+    _give_back([file.file_id for file in files])
+
+
+def _give_back(uploads: list[str]) -> None:
+    """Have the server forget uploads that are on the disk now; by itself it holds them as long as the page is open."""
+    context = get_script_run_ctx()
+    if context is None:
+        return
+    for file_id in uploads:
+        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file_id)
 
 
 def _say_what_came() -> None:

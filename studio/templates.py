@@ -86,8 +86,15 @@ def as_text(draft: Draft, config: RunConfig | None) -> None:
     """The settings as JSON, to edit, and the command that trains the same."""
     shown = ("lora_name", "base_model", "vram", *(name for name in draft.changed() if name != "lora_name"))
     text = json.dumps({name: draft.values[name] for name in shown}, indent=2, ensure_ascii=False)
-    if st.session_state.get("config.text.seen") != text:  # the form changed: the text follows
-        st.session_state["config.text"] = st.session_state["config.text.seen"] = text
+    seen = st.session_state.get("config.text.seen")
+    if (
+        "config.text" not in st.session_state
+        or seen is None
+        or seen[0] != draft.id
+        or st.session_state["config.text"] == seen[1]
+    ):
+        st.session_state["config.text"] = text
+    st.session_state["config.text.seen"] = (draft.id, text)
     st.text_area(
         "What is not as usual, as text",
         key="config.text",
@@ -206,6 +213,7 @@ def _apply_text(draft: Draft) -> None:
         st.session_state["config.text.problem"] = str(error)
     else:
         st.session_state.pop("config.text.problem", None)
+        st.session_state.pop("config.text.seen", None)  # the text is written anew, as the form has it now
         form.fill(draft)
 
 
