@@ -1,4 +1,4 @@
-"""Who may come in: which addresses are this machine's own, and the token for all others."""
+"""Who may come in: which addresses are this machine's own, the token of all others, that of who only looks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 import secrets
 from pathlib import Path
 
+from fluxcore.atomic import write_atomic
+
 TOKEN_FILE = ".token"
+VIEWER_FILE = ".viewer-token"
 
 
 def is_loopback(host: str) -> bool:
@@ -43,3 +46,24 @@ def load_token(outputs: Path) -> str:
         file.unlink(missing_ok=True)
         return load_token(outputs)
     return token
+
+
+def viewer_token(outputs: Path) -> str | None:
+    """The token of the link that may look and change nothing; None where there is no such link."""
+    try:
+        token = (outputs / VIEWER_FILE).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return token if len(token) >= 16 else None
+
+
+def make_viewer_token(outputs: Path) -> str:
+    """Make (or make anew: the old link stops working) the viewers' token. Raises OSError."""
+    token = secrets.token_urlsafe(24)
+    write_atomic(outputs / VIEWER_FILE, (token + "\n").encode(), mode=0o600)
+    return token
+
+
+def remove_viewer_token(outputs: Path) -> None:
+    """Lock viewers out. Raises OSError."""
+    (outputs / VIEWER_FILE).unlink(missing_ok=True)

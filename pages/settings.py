@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.settings import access, alerts, disk, models, monitoring, queue, report
+from studio.settings import access, alerts, appearance, disk, models, monitoring, queue, report
 
 st.title("Settings", anchor=False)
 left, right = st.columns(2, gap="medium")
@@ -12,6 +12,7 @@ with left:
     disk.show()
     queue.show()
     monitoring.show()
+    appearance.show()
 with right:
     alerts.show()
     models.show()

@@ -14,7 +14,7 @@ from fluxcore.dataset.layout import lay_out
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs, free_run_name
 from fluxcore.runs.requests import check_new_name
-from studio import ask, dataset_view, form, nav, words
+from studio import ask, dataset_view, estimate, form, nav, templates, words
 from studio.drafts import Draft, copy_pictures, fill_from, new_draft, newest_draft
 from studio.live import live_runs
 from studio.typing_saver import save_while_typing
@@ -25,14 +25,19 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "riso"
 def current_draft() -> Draft:
     """This session's draft: the newest one, or an empty one with the settings of the newest run."""
     draft: Draft | None = st.session_state.get("draft")
+    if draft and not draft.exists and not draft.gone and newest_draft(default_outputs()):
+        draft = None  # nothing was done here yet, and another tab has begun one meanwhile: work on the same
     if draft is None or draft.gone:
         draft = newest_draft(default_outputs()) or Draft(default_outputs())
         if not draft.exists:
             follow_newest_run(draft)
         st.session_state["draft"] = draft
         form.fill(draft)
-    elif draft.refresh():  # another tab wrote: the log is what counts
+    elif (changed := draft.refresh()) is not None:  # another tab wrote: the log is what counts
         form.fill(draft)
+        if changed:
+            said = ", ".join(form.label(name) for name in changed[:6]) + (" …" if len(changed) > 6 else "")
+            st.toast(f"Changed in another tab, and here now: {said}", icon=":material/sync:")
     form.fill_missing(draft)
     return draft
 
@@ -149,12 +154,14 @@ with st.container(horizontal=True, vertical_alignment="center", horizontal_align
                 on_click=go_back,
                 args=(before,),
             )
+        templates.menu(draft, config)
         if EXAMPLE.is_dir():
             st.button("Try the example", key="try-example", icon=":material/auto_awesome:", on_click=try_example)
         st.button("Clear form", key="clear-form", icon=":material/restart_alt:", type="tertiary", on_click=clear_form)
 
 if problem := st.session_state.get("train.problem"):
     st.error(problem, icon=":material/error:")
+templates.say_what_was_taken(draft)
 followed = st.session_state.get("follows")
 if followed and not pictures:
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -187,13 +194,16 @@ with left, st.container(border=True):
     with st.expander("Samples", icon=":material/imagesmode:", expanded=any(name in errors for name in form.SAMPLES)):
         for name in form.SAMPLES:
             form.field(name, draft, errors)
+        form.trigger_into_prompts(draft)
     hidden = [name for name in errors if name not in (*form.PROMINENT, *form.SAMPLES, *form.START)]
     with st.expander("All other settings", icon=":material/tune:", expanded=bool(hidden)):
         form.advanced(draft, errors)
+    with st.expander("As text, and as a command", icon=":material/code:"):
+        templates.as_text(draft, config)
 
 with middle, st.container(border=True):
     st.subheader("2 · Pictures", anchor=False)
-    dataset_view.show(draft)
+    dataset_view.show(draft, config)
 
 with right, st.container(border=True):
     st.subheader("3 · Start", anchor=False)
@@ -219,6 +229,8 @@ with right, st.container(border=True):
                 f"{words.plural(len(pictures), 'picture')} × {words.plural(config.num_repeats, 'repeat')}{batch}{each} "
                 f"× {words.plural(config.max_train_epochs, 'epoch')}"
             )
+        if steps:
+            estimate.show(draft, config, len(pictures), steps)
     else:
         st.caption("The steps are counted when every field is right.")
     for name in form.START:
@@ -231,7 +243,14 @@ with right, st.container(border=True):
     elif not str(draft.values["concept_sentence"]).strip() and any(picture.caption is None for picture in pictures):
         missing.append("Give a trigger word, or caption every picture.")
     missing += [f"{form.label(name)}: {text}" for name, text in errors.items() if slug or name != "lora_name"]
-    if st.button("Start training", key="start", type="primary", icon=":material/play_arrow:", width="stretch"):
+    if st.button(
+        "Start training",
+        key="start",
+        type="primary",
+        icon=":material/play_arrow:",
+        width="stretch",
+        shortcut="Alt+Enter",  # Ctrl+Enter is what commits a text area, also by itself (see typing_saver)
+    ):
         if config is None or missing:
             st.session_state["train.asked"] = True
             st.rerun()

@@ -23,6 +23,7 @@ from fluxcore.runs import (
 )
 from fluxcore.runs.supervision import ensure_runner
 
+from . import access
 from .live import live_runs
 
 
@@ -102,6 +103,9 @@ def sentence(error: UserError | OSError) -> str:
 
 def _ask(request: Callable[[], Any], done: str, *, served: bool = True) -> None:
     """Ask, say what became of it, and see that there is a runner where the request is one that it serves."""
+    if access.is_viewer():
+        st.toast(access.SENTENCE, icon=":material/visibility:", duration="long")
+        return
     try:
         request()
     except (UserError, OSError) as error:

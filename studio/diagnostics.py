@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import fluxcore
-from fluxcore.access import TOKEN_FILE
+from fluxcore.access import TOKEN_FILE, VIEWER_FILE
 from fluxcore.alerts import load_targets
 from fluxcore.errors import UserError
 from fluxcore.runs import RunFolder
@@ -112,10 +112,11 @@ def _row(run: LiveRun) -> dict[str, Any]:
 
 def _known_secrets(outputs: Path) -> list[str]:
     found = [value for name, value in os.environ.items() if re.search("TOKEN|SECRET|PASSWORD|API_KEY|ALERTS", name)]
-    try:
-        found.append((outputs / TOKEN_FILE).read_text().strip())
-    except OSError:
-        pass
+    for file in (TOKEN_FILE, VIEWER_FILE):
+        try:
+            found.append((outputs / file).read_text().strip())
+        except OSError:
+            pass
     try:
         found += [target.url for target in load_targets(outputs)]
     except UserError:

@@ -12,6 +12,7 @@ import streamlit as st
 
 from fluxcore.errors import UserError
 
+from . import access
 from .ask import sentence
 from .live import live_runs
 
@@ -52,6 +53,9 @@ def show() -> None:
 
 def attempt(what: Callable[[], object], done: str = "") -> bool:
     """Do it and close the dialog; or say in it why it can't be done, and stay."""
+    if access.is_viewer():
+        st.error(access.SENTENCE, icon=":material/visibility:")
+        return False
     try:
         what()
     except (UserError, OSError) as error:

@@ -57,6 +57,8 @@ class Draft:
         self.touched: set[str] = set()
         self._log: EventLog | None = None
         self._saved = False
+        self.overwritten: dict[str, Any] = {}
+        """Of the last edit: what another tab had set these fields to meanwhile."""
         self._reader = LogReader(self.folder.events)
         self._apply()
 
@@ -76,14 +78,31 @@ class Draft:
         """Whether it was there and is no more: another tab made it a run."""
         return self._saved and not self.exists
 
-    def refresh(self) -> bool:
-        """Read what other tabs wrote; whether anything changed."""
-        return self._apply()
+    def refresh(self) -> list[str] | None:
+        """Read what other tabs wrote: the fields that they changed, or None where they wrote nothing."""
+        before = dict(self.values)
+        if not self._apply():
+            return None
+        return [name for name, value in self.values.items() if before.get(name) != value]
 
-    def edit(self, changes: dict[str, Any], *, touched: Iterable[str] | None = None) -> None:
-        """Keep `changes`; a new base model or memory preset sets the fields that nobody touched. Raises RunError."""
+    def changed(self) -> dict[str, Any]:
+        """The fields that are not as defaults, memory preset and base model have them, each with what they have."""
+        usual = follow_presets(self.values, {"base_model", "vram"}, self._usual)
+        return {name: usual[name] for name, value in self.values.items() if value != usual[name]}
+
+    def edit(self, changes: dict[str, Any], *, touched: Iterable[str] | None = None, forget: bool = False) -> None:
+        """Keep `changes`; a new base model or memory preset sets the fields that nobody touched. Raises RunError.
+
+        `forget`: `touched` are all that count as touched from now on.
+        """
+        before = dict(self.values)
         self._apply()
-        wanted = self.touched | set(changes if touched is None else touched)
+        self.overwritten = {
+            name: self.values[name]
+            for name, value in changes.items()
+            if self.values.get(name) not in (before.get(name), value)
+        }
+        wanted = (set() if forget else self.touched) | set(changes if touched is None else touched)
         self._save(follow_presets({**self.values, **changes}, wanted, self._usual), wanted)
 
     def clear(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, get_args, get_origin
 
 import streamlit as st
@@ -12,6 +13,7 @@ from fluxcore.config.names import slugify
 from fluxcore.errors import UserError
 from fluxcore.models.registry import find_model, list_models, registry_problems
 
+from . import words
 from .drafts import Draft
 
 LABELS = {
@@ -199,6 +201,13 @@ def edited(draft: Draft, name: str) -> None:
         st.session_state["train.problem"] = str(error)
         return
     st.session_state.pop("train.problem", None)
+    if name in draft.overwritten:
+        st.toast(
+            f"Another tab had set {label(name)} to “{words.escape(str(draft.overwritten[name])[:200])}”; what you set "
+            "here stands now",
+            icon=":material/warning:",
+            duration="long",
+        )
     if name in ("base_model", "vram"):
         fill(draft)
 
@@ -220,7 +229,7 @@ def check(draft: Draft) -> tuple[RunConfig | None, dict[str, str]]:
 
 
 def advanced(draft: Draft, errors: dict[str, str]) -> None:
-    """Every other setting by group, narrowed by a word."""
+    """Every other setting by group, narrowed by a word or to what was changed."""
     wanted = st.text_input(
         "Find a setting",
         key="form-find",
@@ -229,6 +238,8 @@ def advanced(draft: Draft, errors: dict[str, str]) -> None:
         type="search",
         label_visibility="collapsed",
     )
+    changed = draft.changed()
+    only = st.toggle(f"Changed only ({len(changed)})", key="form-changed", disabled=not changed) and bool(changed)
     found = False
     for group, title in GROUPS.items():
         names = [
@@ -237,6 +248,7 @@ def advanced(draft: Draft, errors: dict[str, str]) -> None:
             if group_of(name) == group
             and name not in (*PROMINENT, *SAMPLES, *START, *ELSEWHERE)
             and (wanted or "").lower() in f"{name} {label(name)} {info.description}".lower()
+            and (not only or name in changed or name in errors)
         ]
         if not names:
             continue
@@ -244,8 +256,61 @@ def advanced(draft: Draft, errors: dict[str, str]) -> None:
         st.markdown(f"**{title}**")
         for name in names:
             field(name, draft, errors)
+            if name in changed:
+                usual = "yes" if changed[name] is True else "no" if changed[name] is False else changed[name]
+                with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+                    st.markdown(":violet-badge[:material/edit: changed]", width="content")
+                    st.button(
+                        f"back to {words.escape(str(usual)) or 'empty'}",
+                        key=f"usual-{name}",
+                        type="tertiary",
+                        help=f"{label(name)} as the defaults, the memory preset and the base model have it",
+                        on_click=_back_to_usual,
+                        args=(draft, name),
+                    )
     if not found:
         st.caption("No setting has that word.")
+
+
+def trigger_into_prompts(draft: Draft) -> None:
+    """A button that puts the trigger word into the sample prompts that lack it."""
+    trigger = str(draft.values["concept_sentence"]).strip()
+    prompts = str(draft.values["sample_prompts"])
+    wanted = with_trigger(prompts, trigger)
+    st.button(
+        f"Put “{words.escape(trigger)}” into the prompts" if trigger else "Put the trigger word into the prompts",
+        key="prompts-trigger",
+        icon=":material/first_page:",
+        type="tertiary",
+        disabled=wanted == prompts,
+        on_click=_set,
+        args=(draft, "sample_prompts", wanted),
+    )
+
+
+def with_trigger(prompts: str, trigger: str) -> str:
+    """`prompts`, a line each, with the trigger word in front of those that have it nowhere; comments stay."""
+    if not trigger:
+        return prompts
+    there = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+    return "\n".join(
+        line if not line.strip() or line.lstrip().startswith("#") or there.search(line) else f"{trigger}, {line}"
+        for line in prompts.split("\n")
+    )
+
+
+def _set(draft: Draft, name: str, value: Any) -> None:
+    st.session_state[key(name)] = value
+    edited(draft, name)
+
+
+def _back_to_usual(draft: Draft, name: str) -> None:
+    usual = draft.changed().get(name)
+    try:
+        draft.edit({name: usual}, touched=draft.touched - {name}, forget=True)
+        st.session_state[key(name)] = _for_widget(name, draft.values[name])
+    except UserError as error:
+        st.session_state["train.problem"] = str(error)
 
 
 def _model_title(name: str) -> str:

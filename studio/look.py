@@ -42,6 +42,7 @@ def style() -> None:
         .fg-alone img { aspect-ratio: 4 / 3; }
         .fg-pic img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 8px; display: block;
                       background: color-mix(in srgb, currentColor 6%, transparent); }
+        .fg-cut img { object-fit: cover; }
         .fg-pic figcaption { font-size: .78rem; opacity: .75; overflow-wrap: anywhere; margin-top: .2rem;
                              line-height: 1.3; }
         .fg-pic a:focus-visible img { outline: 2px solid currentColor; outline-offset: 2px; }
@@ -75,6 +76,7 @@ def style() -> None:
         .fg-log .fg-warn { color: light-dark(#8f4208, #f2b968); }
         .fg-log .fg-quiet { opacity: .6; }
         [data-testid="stCaptionContainer"] { opacity: .78; }
+        button kbd { color: inherit !important; opacity: 1 !important; }
         /* The accent as text: the buttons' violet is too dark for that on black. */
         .stTabs [aria-selected="true"] p, [data-testid$="controlActive"] p, [data-testid$="pillsActive"] p {
             color: light-dark(#5041c4, #a99fff) !important; }
@@ -120,6 +122,18 @@ def style() -> None:
     )
 
 
+def looking_only() -> None:
+    """What a viewer sees of buttons that would be refused anyway: nothing. And the word that it is so."""
+    buttons = (
+        "banner-stop-", "banner-resume-", "run-stop", "run-resume", "run-start", "run-restart", "run-menu",
+        "run-sample", "run-save", "bulk-archive", "bulk-delete", "bulk-stop", "bulk-tag", "monitor-on", "monitor-off",
+        "delete-", "start-runner", "lost-start-runner", "query-save", "query-remove",
+    )  # fmt: skip
+    hidden = ", ".join(f'[class*="st-key-{name}"]' for name in buttons)
+    st.container(key="looking").html(f"<style>{hidden} {{ display: none !important; }}</style><span hidden></span>")
+    st.caption(":material/visibility: You look on: this link can change nothing.")
+
+
 def facts(pairs: list[tuple[str, str]]) -> str:
     """Names and values in one row that wraps on a phone."""
     rows = "".join(f"<span><i>{html.escape(name)}</i>{html.escape(value)}</span>" for name, value in pairs if value)
@@ -134,6 +148,11 @@ def pictures(items: list[tuple[str, str, str, str]], least: int = 150) -> str:
 def picture(small: str, full: str, description: str, *, large: bool = False) -> str:
     """One linked picture that fills its place; `large`: as much of it as the window has room for."""
     return _figure(small, full, description, "", "fg-large" if large else "fg-alone")
+
+
+def cut_picture(small: str, full: str, description: str, width: int, height: int) -> str:
+    """A linked picture cut about its middle to width : height, as it is for training."""
+    return _figure(small, full, description, "", "fg-cut", f"aspect-ratio: {width} / {height}")
 
 
 def pairs(rows: list[tuple[str, list[tuple[str, tuple[str, str, str, str]]]]]) -> str:
@@ -175,9 +194,10 @@ def matrix(
     )
 
 
-def _figure(small: str, full: str, description: str, line: str, kind: str = "") -> str:
+def _figure(small: str, full: str, description: str, line: str, kind: str = "", style: str = "") -> str:
     caption = f"<figcaption>{html.escape(line)}</figcaption>" if line else ""
+    styled = f" style='{html.escape(style)}'" if style else ""
     return (
         f"<figure class='fg-pic {kind}'><a href='{html.escape(full)}' target=_blank rel=noopener>"
-        f"<img src='{html.escape(small)}' alt='{html.escape(description)}' loading=lazy></a>{caption}</figure>"
+        f"<img src='{html.escape(small)}' alt='{html.escape(description)}' loading=lazy{styled}></a>{caption}</figure>"
     )

@@ -6,17 +6,25 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import banner, dialogs, look, nav, notice
+from studio import access, banner, dialogs, look, nav, notice
 
 # Our own file: Streamlit has browsers fetch the icons of its names from a host of Google's.
 ICON = Path(__file__).with_name("icon.png")
 
 # Before the navigation, which would have browsers fetch the page's own icon all the same.
 st.set_page_config(page_title=notice.shown(), page_icon=ICON, layout="wide")
+if access.is_shut_out():
+    st.warning("The link that let you in was taken back. Ask the owner for a new one.", icon=":material/lock:")
+    st.stop()
 current = nav.navigation()
-notice.begin(current.url_path or nav.FIRST)
+notice.begin(current.url_path or nav.first())
 look.style()
+if access.is_viewer():
+    look.looking_only()
 dialogs.begin(current.url_path)
 banner.show(notice.keep)
-current.run()
+if current.url_path in nav.OWNERS and access.is_viewer():
+    st.info("This page is the owner's: with your link there is nothing to do on it.", icon=":material/visibility:")
+else:
+    current.run()
 dialogs.show()

@@ -7,6 +7,8 @@ from typing import Any
 
 import streamlit as st
 
+from . import access
+
 PAGES = Path(__file__).resolve().parents[1] / "pages"
 TITLES = {
     "train": ("Train", "model_training"),
@@ -16,10 +18,16 @@ TITLES = {
     "history": ("History", "database"),
     "settings": ("Settings", "settings"),
 }
-FIRST = "train"
 _PAGES = "nav.pages"
 HIDDEN = frozenset({"compare"})
 """Reached from the page Runs, with the runs in the address."""
+OWNERS = frozenset({"train", "settings"})
+"""For those who may change something: there is nothing to see on them but what they would change."""
+
+
+def first() -> str:
+    """The page at the bare address."""
+    return "runs" if access.is_viewer() else "train"
 
 
 def page(name: str) -> Any:
@@ -34,8 +42,8 @@ def _page(name: str) -> Any:
         title=title,
         icon=f":material/{icon}:",
         url_path=name,
-        default=name == FIRST,
-        visibility="hidden" if name in HIDDEN else "visible",
+        default=name == first(),
+        visibility="hidden" if name in HIDDEN or (name in OWNERS and access.is_viewer()) else "visible",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -16,15 +17,17 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from fluxcore.access import TOKEN_FILE, is_loopback, load_token
+from fluxcore.access import TOKEN_FILE, is_loopback, load_token, viewer_token
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs
 
-from . import files
+from . import access, files, sign_in
 from .gate import Gate, say
 from .live import live_runs
 
 log = logging.getLogger("fluxgym")
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Of glibc's malloc.h."""
 
 
 def routes() -> list[Route]:
@@ -52,7 +55,17 @@ def middleware() -> list[Middleware]:
 
     if not trusted and not launched:  # the launcher prints its own
         say(f"FluxGym: open http://{address or 'localhost'}:{st.get_option('server.port')}/?token={token}")
-    return [Middleware(Gate, token=token, trust_loopback=trusted, announce=announce if trusted else None)]
+    access.guard()
+    return [
+        Middleware(
+            Gate,
+            token=token,
+            trust_loopback=trusted,
+            announce=announce if trusted else None,
+            viewer_token=lambda: viewer_token(outputs),
+            sign_in=sign_in.configured(),
+        )
+    ]
 
 
 @asynccontextmanager
@@ -62,7 +75,19 @@ async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
     threading.Thread(target=_read_history, name="read-history", daemon=True).start()
     gc.collect()
     gc.freeze()
+    give_memory_back()
     yield {}
+
+
+def give_memory_back() -> None:
+    """Have glibc return what uploads took: by default, after the first large block is freed, larger and larger ones
+    come from heaps that never shrink, one for each of many threads. Elsewhere than on glibc nothing happens."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)  # blocks from 1 MiB have pages of their own, which go when they go
+        libc.mallopt(M_ARENA_MAX, 2)
+    except (OSError, AttributeError):
+        pass
 
 
 def _start_runner() -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from fluxcore.atomic import write_atomic
-from fluxcore.dataset import EXTENSIONS, PictureError, check_picture, list_pictures
+from fluxcore.dataset import EXTENSIONS, PictureError, check_picture, list_pictures, write_caption
+from fluxcore.units import size
 
 MAX_CAPTION_BYTES = 64 * 1024
+MAX_ZIP_FILES = 2000
+MAX_ZIP_BYTES = 4 << 30
+MAX_MEMBER_BYTES = 256 << 20
+MOST_PACKED = 200
+"""A file that claims to unpack to more than so many times its bytes is a bomb, not a picture."""
 REMOVED = ".removed"
 
 
@@ -29,44 +37,96 @@ class Taken:
 
 
 def take_files(dataset: Path, files: Iterable[tuple[str, BinaryIO]]) -> Taken:
-    """Put uploaded files into a dataset folder. Pictures first, so that a caption finds the picture it came with."""
+    """Put uploaded files, or what is in uploaded zips, into a dataset folder.
+
+    Pictures first, so that a caption finds the picture it came with.
+    """
     taken = Taken()
-    named = [(plain_name(name), stream) for name, stream in files]
-    captions = [item for item in named if item[0].lower().endswith(".txt")]
-    for name, stream in (item for item in named if item not in captions):
+    there = {picture.path.stem.lower(): picture.path for picture in list_pictures(dataset)}
+    captions: list[tuple[str, bytes]] = []
+    for name, stream in _unpacked(files, taken):
         try:
-            _take_picture(dataset, name, stream, taken)
+            if name.lower().endswith(".txt"):
+                captions.append((name, stream.read(MAX_CAPTION_BYTES + 1)))
+            else:
+                _take_picture(dataset, name, stream, there, taken)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+            taken.problems.append(f"{name} was left out: it is damaged inside of its zip, or locked with a password")
         except OSError as error:
             taken.problems.append(f"{name} can't be kept ({error.strerror or error}): make room and add it again")
     stems = {picture.path.stem: picture.path for picture in list_pictures(dataset)}
-    for name, stream in captions:
+    for name, data in captions:
         try:
-            _take_caption(dataset, name, stream, stems, taken)
+            _take_caption(name, data, stems, taken)
         except OSError as error:
             taken.problems.append(f"{name} can't be kept ({error.strerror or error}): make room and add it again")
     return taken
 
 
-def _take_picture(dataset: Path, name: str, stream: BinaryIO, taken: Taken) -> None:
+def _unpacked(files: Iterable[tuple[str, BinaryIO]], taken: Taken) -> Iterator[tuple[str, BinaryIO]]:
+    """Every file by its own name; of a zip each file in it, in as many bytes as its table of contents says at most."""
+    for given, stream in files:
+        name = plain_name(given)
+        if not name.lower().endswith(".zip"):
+            yield name, stream
+            continue
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                members = [one for one in archive.infolist() if not one.is_dir() and not _is_litter(one.filename)]
+                if problem := _bomb(members):
+                    taken.problems.append(f"{name} was left out: {problem}")
+                    continue
+                for one in members:
+                    try:
+                        with archive.open(one) as member:  # it reads no more than one.file_size
+                            yield plain_name(one.filename), cast(BinaryIO, member)
+                    except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+                        taken.problems.append(f"{plain_name(one.filename)} can't be read out of {name}; add it alone")
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            taken.problems.append(f"{name} is no zip that can be read ({error}); pack it anew, or add the pictures")
+
+
+def _is_litter(member: str) -> bool:
+    """What systems put into zips and folders for themselves."""
+    return any(part.startswith((".", "__MACOSX")) or part == "Thumbs.db" for part in member.split("/"))
+
+
+def _bomb(members: list[zipfile.ZipInfo]) -> str:
+    """Why a zip is not unpacked, or ""."""
+    if len(members) > MAX_ZIP_FILES:
+        return f"it has {len(members):,} files; {MAX_ZIP_FILES:,} is the limit"
+    if sum(one.file_size for one in members) > MAX_ZIP_BYTES:
+        return f"unpacked it has more than {size(MAX_ZIP_BYTES)}, which is the limit"
+    for one in members:
+        # Pictures are packed already, so a zip of them gains nothing; text may shrink to a twentieth.
+        if one.file_size > MAX_MEMBER_BYTES or one.file_size > 1_000_000 + MOST_PACKED * one.compress_size:
+            return f"{plain_name(one.filename)} in it would be {size(one.file_size)} unpacked"
+    return ""
+
+
+def _take_picture(dataset: Path, name: str, stream: BinaryIO, there: dict[str, Path], taken: Taken) -> None:
     suffix = Path(name).suffix.lower()
     if suffix not in EXTENSIONS:
-        taken.problems.append(f"{name} was left out: it is neither a picture (PNG, JPEG, WebP, BMP) nor a .txt caption")
+        taken.problems.append(
+            f"{name} was left out: it is neither a picture (PNG, JPEG, WebP, BMP) nor a .txt caption nor a .zip"
+        )
         return
     aside = dataset / f".incoming-{secrets.token_hex(4)}"
     aside.mkdir()
     try:
         arrived = aside / name
         with arrived.open("xb") as target:
-            shutil.copyfileobj(stream, target)
-        same = [old.path for old in list_pictures(dataset) if old.path.stem.lower() == Path(name).stem.lower()]
-        if same:
-            if same[0].name == name and same[0].read_bytes() == arrived.read_bytes():
+            shutil.copyfileobj(stream, target, 1 << 20)
+        same = there.get(Path(name).stem.lower())
+        if same is not None:
+            if same.name == name and filecmp.cmp(same, arrived, shallow=False):
                 taken.notes.append(f"{name} is there already")
             else:
-                taken.problems.append(f"{name} was left out: {same[0].name} has that name; rename one of them")
+                taken.problems.append(f"{name} was left out: {same.name} has that name; rename one of them")
             return
         check_picture(arrived)
         os.replace(arrived, dataset / name)
+        there[Path(name).stem.lower()] = dataset / name
         taken.pictures += 1
     except PictureError as error:
         taken.problems.append(str(error))
@@ -74,27 +134,16 @@ def _take_picture(dataset: Path, name: str, stream: BinaryIO, taken: Taken) -> N
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _take_caption(dataset: Path, name: str, stream: BinaryIO, stems: dict[str, Path], taken: Taken) -> None:
+def _take_caption(name: str, data: bytes, stems: dict[str, Path], taken: Taken) -> None:
     picture = stems.get(Path(name).stem)
     if picture is None:
         taken.problems.append(f"{name} was left out: it is a caption without its picture; add both together")
         return
-    data = stream.read(MAX_CAPTION_BYTES + 1)
     if len(data) > MAX_CAPTION_BYTES:
         taken.problems.append(f"{name} was left out: a caption has at most {MAX_CAPTION_BYTES // 1024} KiB")
         return
     write_caption(picture, data.decode("utf-8-sig", "replace"))
     taken.captions += 1
-
-
-def write_caption(picture: Path, text: str) -> None:
-    """Keep a picture's caption; an empty one is none. Raises OSError."""
-    file = picture.with_suffix(".txt")
-    text = text.replace("\0", "").strip()
-    if text:
-        write_atomic(file, (text + "\n").encode())
-    else:
-        file.unlink(missing_ok=True)
 
 
 def remove_picture(picture: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from pathlib import Path
 
@@ -20,3 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if group := GROUPS.get(item.path.relative_to(tests).parts[0]):
             item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def no_planner_beside_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is drawn in a test starts no planner's process (ten seconds of torch); the planner's own tests do."""
+    if "page" in request.path.name or "templates" in request.path.name:
+        monkeypatch.setattr(importlib.import_module("fluxcore.planner.plan"), "_later", lambda request, keep: None)

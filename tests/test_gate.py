@@ -154,3 +154,77 @@ def test_the_token_is_kept_for_its_owner_alone(tmp_path, monkeypatch):
     assert len(load_token(tmp_path / "outputs")) >= 24
     monkeypatch.setenv("FLUXGYM_TOKEN", "given")
     assert load_token(tmp_path / "outputs") == "given"
+
+
+VIEWERS = "a-token-for-those-who-look"
+
+
+def gated(viewers: str | None = VIEWERS, *, trust: bool = False) -> TestClient:
+    async def who(request):
+        return PlainTextResponse(f"{request.method} {request.headers.getlist('x-fluxgym-role')}")
+
+    routes = [Route("/{path:path}", who, methods=["GET", "HEAD", "PUT", "DELETE", "POST"])]
+    gate = Gate(Starlette(routes=routes), TOKEN, trust_loopback=trust, viewer_token=lambda: viewers)
+    return TestClient(gate, base_url="http://gym.example:7860", follow_redirects=False)
+
+
+def test_a_viewer_comes_in_as_one_and_uploads_nothing():
+    inside = gated()
+    assert inside.get(f"/run?name=a&token={VIEWERS}").status_code == 303
+    answer = inside.get("/files/runs/a/a.safetensors", headers={"X-Fluxgym-Role": "owner"})
+    assert answer.status_code == 200 and "viewer" in answer.text and "owner" not in answer.text, (
+        "no header gives a role"
+    )
+    for method in ("PUT", "DELETE", "POST"):
+        assert inside.request(method, "/_stcore/upload_file/x/y").status_code == 403
+    owner = gated()
+    owner.get(f"/?token={TOKEN}")
+    assert "'owner'" in owner.get("/", headers={"X-Fluxgym-Role": "viewer"}).text
+    assert owner.put("/_stcore/upload_file/x/y").status_code == 200
+
+
+def test_a_viewers_link_that_was_taken_back_opens_nothing():
+    inside = gated()
+    inside.get(f"/?token={VIEWERS}")
+    assert inside.get("/").status_code == 200
+    gone = gated(None)
+    gone.cookies = inside.cookies
+    assert gone.get("/").status_code == 401
+
+
+def test_the_token_may_be_typed():
+    inside = gated()
+    assert "<form" in inside.get("/run?name=a").text
+    answer = inside.post("/run?name=a", data={"token": TOKEN})
+    assert answer.status_code == 303 and answer.headers["location"] == "./run?name=a"
+    assert inside.get("/").status_code == 200
+    assert gated().post("/", data={"token": "x" * 10_000}).status_code == 401
+    assert gated().post("/", json={"token": TOKEN}).status_code == 401
+
+
+def test_who_guesses_waits_and_the_right_token_waits_with_them():
+    outside = gated()
+    answers = [outside.get("/?token=wrong").status_code for _ in range(7)]
+    assert answers[:5] == [401] * 5 and answers[-1] == 429
+    assert outside.get(f"/?token={TOKEN}").status_code == 429, "else guesses beside each other would not be slowed"
+
+
+def test_the_waiting_doubles_and_is_forgotten():
+    from studio.slowing import FREE, MOST_PER_MINUTE, MOST_SECONDS, Slowing
+
+    now = [0.0]
+    slowing = Slowing(lambda: now[0])
+    waits = []
+    for _ in range(FREE + 12):
+        slowing.failed("1.2.3.4")
+        waits.append(slowing.seconds_left("1.2.3.4"))
+        now[0] += waits[-1] + 2
+    assert waits[: FREE - 1] == [0] * (FREE - 1) and waits[FREE - 1 : FREE + 3] == [1, 2, 4, 8]
+    assert max(waits) == MOST_SECONDS and slowing.seconds_left("5.6.7.8") == 0
+    slowing.succeeded("1.2.3.4")
+    assert slowing.seconds_left("1.2.3.4") == 0
+    for i in range(MOST_PER_MINUTE):
+        slowing.failed(f"10.0.0.{i}")
+    assert slowing.seconds_left("5.6.7.8") > 0, "many addresses together are slowed too"
+    now[0] += 61
+    assert slowing.seconds_left("5.6.7.8") == 0

@@ -133,3 +133,32 @@ def test_the_trash(outputs):
     live.start(pid=1, create_time=1)
     with pytest.raises(RunError, match="stop it first"):
         trash_run(outputs, "live")
+
+
+def test_a_base_model_is_fetched_ahead_of_a_run(outputs, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from fluxcore.models.fetch import fetching
+    from studio.settings import models
+    from tests.fake_hub import fake_hub
+    from tests.place import wait_until
+
+    (outputs / "models.toml").write_text('[tiny]\ntitle = "A tiny one"\nrepo = "someone/tiny"\n')
+    with fake_hub(monkeypatch, tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", constants.ENDPOINT)  # for the job's process
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        models._is_here.clear()
+        app = open_page("settings")
+        app.button(key="model-fetch-tiny").click().run()
+        assert wait_until(lambda: (job := fetching(outputs, "tiny")) and job.state != "running", seconds=60)
+        assert "there is no model someone/tiny" in fetching(outputs, "tiny").message
+        app = open_page("settings")
+        assert "no model someone/tiny" in text(app).replace("\\", "")
+        hub.files["someone/tiny"] = {"model_index.json": b"{}", "vae/w.safetensors": b"x" * 300_000}
+        app.button(key="model-fetch-tiny").click().run()
+        assert wait_until(lambda: (job := fetching(outputs, "tiny")) and job.state == "done", seconds=60)
+        assert fetching(outputs, "tiny").done == 300_002
+        models._is_here.clear()
+        app = open_page("settings")
+        assert not app.exception and "model-fetch-tiny" not in [button.key for button in app.button]
+    models._is_here.clear()

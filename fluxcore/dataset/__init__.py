@@ -11,6 +11,7 @@ from .pictures import (
     copy_dataset,
     list_pictures,
     read_caption,
+    write_caption,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "copy_dataset",
     "list_pictures",
     "read_caption",
+    "write_caption",
 ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from fluxcore.atomic import write_atomic
 from fluxcore.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
@@ -66,7 +69,17 @@ def read_caption(image: Path, extension: str = ".txt") -> str | None:
 
 
 def check_picture(path: Path) -> tuple[int, int]:
-    """Decode a picture wholly and return (width, height). Raises PictureError with what is wrong."""
+    """Decode a picture wholly and return (width, height) as stored. Raises PictureError with what is wrong."""
+    with decoded(path) as image:
+        return image.size
+
+
+@contextmanager
+def decoded(path: Path, draft: int = 0) -> Iterator[Image.Image]:
+    """A picture, wholly decoded; of a JPEG an eighth, a quarter or a half of its sides where that is `draft` at least.
+
+    Raises PictureError with what is wrong.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -76,7 +89,10 @@ def check_picture(path: Path) -> tuple[int, int]:
                     raise PictureError(
                         f"{path.name} has {width} x {height} pixels; {MAX_PIXELS // 1_000_000} million is the limit"
                     )
+                if draft:
+                    image.draft("RGB", (draft, draft))
                 image.load()
+                yield image
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -87,7 +103,16 @@ def check_picture(path: Path) -> tuple[int, int]:
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise PictureError(f"{path.name} can't be read ({error}); it may be cut short: save it anew") from None
-    return width, height
+
+
+def write_caption(picture: Path, text: str) -> None:
+    """Keep a picture's caption; an empty one is none. Raises OSError."""
+    file = picture.with_suffix(".txt")
+    text = text.replace("\0", "").strip()
+    if text:
+        write_atomic(file, (text + "\n").encode())
+    else:
+        file.unlink(missing_ok=True)
 
 
 def check_dataset(folder: Path) -> DatasetReport:

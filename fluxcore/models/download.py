@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,16 @@ LOCK_SECONDS = 0.5
 Progress = Callable[[float, float], None]
 
 
-def fetch_repository(repo: str, on_progress: Progress | None = None) -> Path:
-    """The snapshot of a repository in diffusers' layout; `on_progress(done, total)` counts bytes.
+def fetch_repository(
+    repo: str,
+    on_progress: Progress | None = None,
+    *,
+    patterns: Sequence[str] = DOWNLOAD_PATTERNS,
+    index: str = INDEX,
+) -> Path:
+    """The snapshot of a repository, in diffusers' layout unless `patterns` and `index` (fetched last) say otherwise.
+
+    `on_progress(done, total)` counts bytes.
 
     With HF_TOKEN where it is set. What is in the cache already is not fetched again; without a connection the cache has
     to do. Raises DownloadError; OSError where the disk fails.
@@ -48,13 +56,14 @@ def fetch_repository(repo: str, on_progress: Progress | None = None) -> Path:
         try:
             info = huggingface_hub.HfApi(endpoint=constants.ENDPOINT).model_info(repo, token=_token())
         except Exception as error:
-            if not _is_offline(error) or (cached := _cached(repo)) is None:
+            if not _is_offline(error) or (cached := _cached(repo, index)) is None:
                 raise
             return cached
     names = [sibling.rfilename for sibling in info.siblings or []]
-    wanted = sorted(filter_repo_objects(names, allow_patterns=DOWNLOAD_PATTERNS), key=lambda name: name == INDEX)
-    if INDEX not in wanted:
-        raise DownloadError(f"{repo} is no model in diffusers' layout: it has no {INDEX}")
+    wanted = sorted(filter_repo_objects(names, allow_patterns=list(patterns)), key=lambda name: name == index)
+    if index not in wanted:
+        layout = "diffusers'" if index == INDEX else "transformers'"
+        raise DownloadError(f"{repo} is no model in {layout} layout: it has no {index}")
     return fetch_files([(repo, name) for name in wanted], on_progress)[-1].parent
 
 
@@ -250,11 +259,11 @@ def is_cached(repo: str, name: str) -> bool:
     return isinstance(huggingface_hub.try_to_load_from_cache(repo, name), str)
 
 
-def _cached(repo: str) -> Path | None:
+def _cached(repo: str, index: str) -> Path | None:
     """The whole snapshot in the cache, where there is one."""
     import huggingface_hub
 
-    found = huggingface_hub.try_to_load_from_cache(repo, INDEX)
+    found = huggingface_hub.try_to_load_from_cache(repo, index)
     return Path(found).parent if isinstance(found, str) else None
 
 

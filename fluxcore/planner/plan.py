@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,8 @@ def plan(config: RunConfig, pictures: int, outputs: Path, *, wait: bool = True) 
     request = request_of(config)
     keep = _place(outputs, request)
     if not wait and _read(keep) is None:
+        if keep.name in _failed:
+            raise PlanError(_failed[keep.name])
         _later(request, keep)
         return None
     return make_plan(config, pictures, measure_kept(request, outputs))
@@ -280,14 +283,20 @@ def _train_advice(config: RunConfig, made: Plan, over: int) -> tuple[dict[str, A
     return changes, over <= 0
 
 
-def _place(outputs: Path, request: dict[str, Any]) -> Path:
+@cache
+def _versions() -> dict[str, str]:
+    """Of what the numbers come from."""
     versions = {"measure": str(MEASURE)}
     for package in ("torch", "diffusers", "peft", "transformers", "torchao"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    key = hashlib.sha256(json.dumps([request, versions], sort_keys=True).encode()).hexdigest()[:24]
+    return versions
+
+
+def _place(outputs: Path, request: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps([request, _versions()], sort_keys=True).encode()).hexdigest()[:24]
     return outputs / ".plans" / f"{key}.json"
 
 
@@ -308,19 +317,20 @@ def _keep(keep: Path, found: dict[str, Any]) -> None:
 
 
 _measuring: set[str] = set()
+_failed: dict[str, str] = {}
 
 
 def _later(request: dict[str, Any], keep: Path) -> None:
-    """Measure in a thread, once at a time for each request."""
-    if keep.name in _measuring:
+    """Measure in a thread, once for each request, one at a time: a form that asks again gets its turn then."""
+    if keep.name in _measuring or any(thread.name == "planner" for thread in threading.enumerate()):
         return
     _measuring.add(keep.name)
 
     def work() -> None:
         try:
             _keep(keep, measured(request))
-        except PlanError:
-            return  # it stays in the set: a form that asks every second must not start it anew
+        except PlanError as error:
+            _failed[keep.name] = str(error)  # a form that asks every second must not start it anew
         _measuring.discard(keep.name)
 
     start: Callable[[], None] = threading.Thread(target=work, name="planner", daemon=True).start

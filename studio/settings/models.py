@@ -1,15 +1,18 @@
-"""Base models: which there are, which of them lie on this machine, and the token for the gated ones."""
+"""Base models: which there are, which of them lie on this machine, their downloads, and the token for gated ones."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from fluxcore.errors import UserError
+from fluxcore.jobs import Job, forget_job, stop_job
+from fluxcore.models.fetch import fetch_model, fetching, job_name
 from fluxcore.models.hub_token import forget_token, keep_token, token_source
 from fluxcore.models.locating import is_here
 from fluxcore.models.registry import BaseModel, find_model, list_models
+from fluxcore.runs import default_outputs
 
-from .. import words
+from .. import ask, words
 
 
 def show() -> None:
@@ -21,10 +24,62 @@ def show() -> None:
         except UserError as error:
             st.error(words.escape(str(error)), icon=":material/error:")
             models = []
-        for model in models:
-            st.markdown(f"{_where(model)} **{words.escape(model.title)}** :small[{words.escape(model.licence)}]")
-        st.caption("What is not here yet is fetched when a run first needs it; more of them: `FLUXGYM_MODELS`.")
+        busy = any((job := fetching(default_outputs(), model.name)) and job.state == "running" for model in models)
+        st.fragment(_list, run_every=1.0 if busy else None, key="models")(models, busy)
+        st.caption(
+            "What is not here yet is fetched when a run first needs it; a download that breaks off goes on where it "
+            "stopped. More models: `models.toml` in the outputs folder, or the file that `FLUXGYM_MODELS` names."
+        )
         _token()
+
+
+def _list(models: list[BaseModel], busy: bool) -> None:
+    running = False
+    for model in models:
+        job = fetching(default_outputs(), model.name)
+        running |= job is not None and job.state == "running"
+        named, button = st.columns([3.4, 1], vertical_alignment="center", gap="small")
+        named.markdown(f"{_where(model, job)} **{words.escape(model.title)}** :small[{words.escape(model.licence)}]")
+        with button:
+            _button(model, job)
+        if job is not None and job.state == "running":
+            done = f"{words.size(job.done)} of {words.size(job.total)}" if job.total else "asking the Hub"
+            st.progress(job.share, text=done)
+        elif job is not None and job.state == "failed":
+            st.caption(f":red[:material/error: {words.escape(job.message)}]")
+    if running != busy:  # the pace of a fragment is set where it is called
+        _is_here.clear()
+        st.rerun()
+
+
+def _button(model: BaseModel, job: Job | None) -> None:
+    if job is not None and job.state == "running":
+        st.button(
+            "Stop",
+            key=f"model-stop-{model.name}",
+            icon=":material/stop:",
+            type="tertiary",
+            help="What has come stays; the next download goes on with it.",
+            on_click=ask.do,
+            args=(lambda: stop_job(default_outputs(), job_name(model.name)), "It stops"),
+        )
+    elif model.path is None and not _is_here(model.name):
+        st.button(
+            "Download",
+            key=f"model-fetch-{model.name}",
+            icon=":material/download:",
+            type="tertiary",
+            on_click=_fetch,
+            args=(model.name,),
+        )
+
+
+def _fetch(name: str) -> None:
+    def begin() -> None:
+        forget_job(default_outputs(), job_name(name))
+        fetch_model(default_outputs(), name)
+
+    ask.do(begin, f"{name} is being fetched; you may leave this page")
 
 
 @st.cache_data(ttl=30, show_spinner=False)
@@ -32,7 +87,9 @@ def _is_here(name: str) -> bool:
     return is_here(find_model(name))
 
 
-def _where(model: BaseModel) -> str:
+def _where(model: BaseModel, job: Job | None) -> str:
+    if job is not None and job.state == "running":
+        return ":blue-badge[:material/downloading: downloading]"
     if _is_here(model.name):
         return ":green-badge[:material/check: here]"
     if model.path is not None:

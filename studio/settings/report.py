@@ -26,4 +26,4 @@ def show() -> None:
             help="Versions, the machine, the newest runs' states and the ends of their logs. Tokens, passwords and "
             "addresses are blacked out; pictures, captions and prompts are not in it.",
         )
-        st.caption("Light or dark: the menu at the top right. Bugs: attach the file, after a look into it.")
+        st.caption("Bugs: attach the file, after a look into it.")

@@ -1,0 +1,224 @@
+"""Settings as a whole: templates, another run's, a file in, a file out, and all of them as text. Each can be undone."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from fluxcore.config import RunConfig, defaults, from_export, to_export
+from fluxcore.config.foreign import read_config
+from fluxcore.config.templates import NOT_KEPT, list_templates, load_template, remove_template, save_template
+from fluxcore.errors import UserError
+
+from . import form, words
+from .drafts import Draft
+from .live import live_runs
+
+BEFORE = "settings.before"
+"""In the session: the draft's settings before a whole set of others took their place."""
+
+
+def menu(draft: Draft, config: RunConfig | None) -> None:
+    """All of it behind one button."""
+    with st.popover("Settings from …", icon=":material/tune:", key="settings-menu", width="content"):
+        names = list_templates(draft.outputs)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            chosen = st.selectbox(
+                "Template",
+                names,
+                index=None,
+                key="template",
+                placeholder="None kept yet" if not names else "Choose one",
+            )
+            st.button(
+                "Apply", key="template-apply", disabled=not chosen, on_click=_apply_template, args=(draft, chosen)
+            )
+            st.button(
+                "", key="template-remove", icon=":material/delete:", type="tertiary", disabled=not chosen,
+                help="Forget this template", on_click=_remove, args=(draft, chosen),
+            )  # fmt: skip
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.text_input("Keep these settings as a template", key="template-name", placeholder="portrait-12G")
+            st.button("Keep", key="template-save", icon=":material/bookmark_add:", on_click=_save, args=(draft,))
+        runs = [run.name for run in live_runs().all()]
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            run = st.selectbox("Settings of a run", runs, index=None, key="settings-run", placeholder="Choose one")
+            st.button("Take them", key="settings-run-apply", disabled=not run, on_click=_apply_run, args=(draft, run))
+        turn = st.session_state.setdefault("settings.turn", 0)
+        st.file_uploader(
+            "Settings from a file",
+            type=["json", "toml", "yaml", "yml"],
+            key=f"settings-file-{turn}",
+            max_upload_size=1,
+            on_change=_import,
+            args=(draft, f"settings-file-{turn}"),
+            help="FluxGym's own ui_state.json, kohya's JSON or TOML, ai-toolkit's YAML.",
+        )
+        if config:
+            st.download_button(
+                "Settings as a file",
+                json.dumps(to_export(config, "draft"), indent=2, ensure_ascii=False),
+                file_name=f"{config.lora_name or 'fluxgym'}.json",
+                mime="application/json",
+                key="settings-export",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+
+
+def say_what_was_taken(draft: Draft) -> None:
+    """After a whole set of settings came in: from where, what of it was unknown, and the way back."""
+    note = st.session_state.get("settings.note")
+    if not note or note[0] != draft.id:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(note[1], width="content")
+        st.button(
+            "Undo", key="settings-undo", icon=":material/undo:", type="tertiary", on_click=_undo, args=(draft,),
+        )  # fmt: skip
+
+
+def as_text(draft: Draft, config: RunConfig | None) -> None:
+    """The settings as JSON, to edit, and the command that trains the same."""
+    shown = ("lora_name", "base_model", "vram", *(name for name in draft.changed() if name != "lora_name"))
+    text = json.dumps({name: draft.values[name] for name in shown}, indent=2, ensure_ascii=False)
+    seen = st.session_state.get("config.text.seen")
+    if (
+        "config.text" not in st.session_state
+        or seen is None
+        or seen[0] != draft.id
+        or st.session_state["config.text"] == seen[1]
+    ):
+        st.session_state["config.text"] = text
+    st.session_state["config.text.seen"] = (draft.id, text)
+    st.text_area(
+        "What is not as usual, as text",
+        key="config.text",
+        height=220,
+        help="A setting that is taken out is again as the memory preset and the base model have it. All settings: "
+        "“Settings from …”, “Settings as a file”.",
+    )
+    edited = st.session_state["config.text"] != text
+    st.button(
+        "Use this text",
+        key="config-text-apply",
+        icon=":material/check:",
+        disabled=not edited,
+        on_click=_apply_text,
+        args=(draft,),
+    )
+    if problem := st.session_state.get("config.text.problem"):
+        st.markdown(f":red[:material/error: {words.escape(problem)}]")
+    if config:
+        st.caption("The same from a shell:")
+        st.code(command(config, draft.folder.dataset), language="bash", wrap_lines=True)
+
+
+def command(config: RunConfig, pictures: Path) -> str:
+    """The command line that makes and starts the same run."""
+    from fluxcore.config import resolve_config
+
+    base = {"lora_name": config.lora_name, "base_model": config.base_model, "vram": config.vram}
+    usual = resolve_config(base).model_dump()
+    given = {
+        name: value for name, value in config.model_dump().items() if name not in NOT_KEPT and value != usual[name]
+    }
+    given = {"base_model": config.base_model, "vram": config.vram, **given}
+    parts = [f"./fluxgym new {config.lora_name or 'NAME'} --images {shlex.quote(str(pictures))}"]
+    parts += [f"--set {shlex.quote(f'{name}={_plain(value)}')}" for name, value in given.items()]
+    return " \\\n  ".join([*parts, "--start"])
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def take(draft: Draft, values: dict[str, Any], note: str) -> None:
+    """Put a whole set of settings into the draft; what was there can be had back. Raises UserError."""
+    before = (draft.id, dict(draft.values), set(draft.touched))
+    draft.edit(values, touched=draft.touched | set(values))
+    st.session_state[BEFORE] = before
+    st.session_state["settings.note"] = (draft.id, note)
+    form.fill(draft)
+
+
+def _undo(draft: Draft) -> None:
+    before = st.session_state.pop(BEFORE, None)
+    st.session_state.pop("settings.note", None)
+    if before and before[0] == draft.id:
+        _try(lambda: draft.edit(before[1], touched=before[2], forget=True))
+        form.fill(draft)
+
+
+def _apply_template(draft: Draft, name: str) -> None:
+    _try(lambda: take(draft, load_template(draft.outputs, name), f"The settings are those of the template {name}."))
+
+
+def _save(draft: Draft) -> None:
+    def save() -> None:
+        name = save_template(draft.outputs, str(st.session_state.get("template-name") or ""), draft.values)
+        st.toast(f"The template {name} is kept", icon=":material/bookmark_added:")
+        st.session_state["template-name"] = ""
+
+    _try(save)
+
+
+def _remove(draft: Draft, name: str) -> None:
+    _try(lambda: remove_template(draft.outputs, name))
+    st.session_state.pop("template", None)
+
+
+def _apply_run(draft: Draft, name: str) -> None:
+    run = live_runs().get(name)
+    if run is None:
+        return
+    known = {key: value for key, value in from_export(run.state.config)[0].items() if key not in NOT_KEPT}
+    _try(lambda: take(draft, known, f"The settings are those of {words.escape(name)}."))
+
+
+def _import(draft: Draft, widget: str) -> None:
+    file = st.session_state.get(widget)
+    if file is None:
+        return
+    st.session_state["settings.turn"] += 1
+
+    def read() -> None:
+        text = file.getvalue().decode("utf-8-sig", "replace")
+        known, unknown = read_config(text, Path(file.name).suffix.lower())
+        left = f" It has settings that FluxGym does not know, left out: {', '.join(unknown[:20])}." if unknown else ""
+        known.pop("resume_from_checkpoint", None)
+        take(draft, known, words.escape(f"The settings are those of {file.name}.{left}"))
+
+    _try(read)
+
+
+def _apply_text(draft: Draft) -> None:
+    try:
+        values = json.loads(st.session_state["config.text"] or "{}")
+        if not isinstance(values, dict):
+            raise UserError("it must be one JSON object: { … }")
+        known, unknown = from_export(values)
+        if unknown:
+            raise UserError(f"there is no setting {', '.join(unknown)}")
+        gone = {name: value for name, value in defaults().items() if name not in known}
+        take(draft, {**gone, **known}, "The settings are those of the text.")
+        draft.edit({}, touched=set(known), forget=True)
+    except json.JSONDecodeError as error:
+        st.session_state["config.text.problem"] = f"that is no JSON: {error.msg} in line {error.lineno}"
+    except UserError as error:
+        st.session_state["config.text.problem"] = str(error)
+    else:
+        st.session_state.pop("config.text.problem", None)
+        st.session_state.pop("config.text.seen", None)  # the text is written anew, as the form has it now
+        form.fill(draft)
+
+
+def _try(what: Any) -> None:
+    try:
+        what()
+    except UserError as error:
+        st.toast(str(error), icon=":material/error:", duration="long")
