@@ -97,7 +97,7 @@ def style() -> None:
             .st-key-banner-more-phone { display: block; }
             [class*="st-key-recent-"] p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
                                           overflow: hidden; }
-            .st-key-banner-refresh { display: none; }
+            .st-key-banner-refresh, button kbd { display: none; }
             /* Start is always in reach, and the pictures are a strip to be pushed aside. */
             .st-key-start { position: fixed; left: 0; right: 0; bottom: 0; z-index: 99; padding: .6rem .8rem;
                             width: 100% !important; background: var(--fg-page); border-top: 1px solid
