@@ -93,7 +93,7 @@ them. The first such step takes up to a minute, and so does the first one of ano
 sizes cost it once. `auto` times eight steps and then compiles where what is left saves twice that
 minute; `compile.started` says when. Samples and validation run uncompiled. Where there is no compiler (gcc on a CPU,
 Triton on a GPU) the training goes on without, and `compile.failed` says why. A compiled training equals the other up
-to rounding; resumed with `on` it is compiled from its first step again. With `auto` a resumed attempt times its own
+to rounding, but with `network_dropout` it drops others; resumed with `on` it is compiled from its first step again. With `auto` a resumed attempt times its own
 steps first, so it ends equal within rounding, not to the bit. On a GPU this has not been run yet.
 
 ## Resuming into other settings, and from sd-scripts
