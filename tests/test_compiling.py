@@ -32,6 +32,7 @@ def run_of(outputs: Path, name: str, **settings: object) -> RunFolder:
     return new_run(outputs, name, lambda dataset: some_pictures(dataset, 5), **{**SETTINGS, **settings})
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_the_same_with_lora_checkpointing_samples_and_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_compiled_blocks_train_the_same_with_lora_checkpointing_samples_and_vali
     assert trained(theirs) and max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-5
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_says_so_once_and_trains_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

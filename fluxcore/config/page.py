@@ -89,12 +89,12 @@ Tested with two processes on a CPU (gloo), split base included. With NCCL on rea
 ## Compiled blocks
 
 With `compile` the transformer's blocks go through torch.compile, one of each kind (and the first of each) for all of
-them. The first such step takes up to a minute, and so does the first one of another batch size; pictures of other
-sizes cost it once. `auto` times eight steps and then compiles where what is left saves twice that
-minute; `compile.started` says when. Samples and validation run uncompiled. Where there is no compiler (gcc on a CPU,
-Triton on a GPU) the training goes on without, and `compile.failed` says why. A compiled training equals the other up
-to rounding; resumed with `on` it is compiled from its first step again. With `auto` a resumed attempt times its own
-steps first, so it ends equal within rounding, not to the bit. On a GPU this has not been run yet.
+them. The first such step takes up to a minute, and so does the first one of another batch size; pictures of other sizes
+cost it once. `auto` times eight steps and then compiles where what is left saves twice that minute; `compile.started`
+says when. Samples and validation run uncompiled. Where there is no compiler (gcc on a CPU, Triton on a GPU) the
+training goes on without, and `compile.failed` says why. A compiled training equals the other up to rounding, but with
+`network_dropout` it drops others; resumed with `on` it is compiled from its first step again. With `auto` a resumed
+attempt times its own steps first, so it ends equal within rounding, not to the bit. On a GPU this has not been run yet.
 
 ## Resuming into other settings, and from sd-scripts
 
