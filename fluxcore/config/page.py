@@ -53,8 +53,8 @@ as of the others; their loss counts `prior_loss_weight`.
 With `validation_split` some pictures are never trained. Their loss is measured with noise that never changes, at four
 noise levels each, of the weights that a save would write: `validation.measured` has it with the lowest so far, each
 `checkpoint.saved` its own. Where it rises while the training's loss falls, the LoRA learns its pictures by heart. The
-run's page draws it with the loss, marks the best LoRA file with a star and offers it for download; the view `validation`
-has it in SQL.
+run's page draws it with the loss, marks the best LoRA file with a star and offers it for download; `validation` has it
+in SQL.
 
 ## Samples or a checkpoint now
 

@@ -98,12 +98,12 @@ def estimate_disk(
     keep_steps = 0
     if config.save_every_n_steps:
         keep_steps = math.ceil(config.save_last_n_steps_state / config.save_every_n_steps)
-    more = _more(epochs, config.save_last_n_epochs_state, epoch_states) + max(
-        _more(steps, keep_steps, step_states), min(steps, step_states, 1)
-    )
-    # A state that a stop left between two of its kind stays beside them for a while.
+    more = _more(epochs, config.save_last_n_epochs_state, epoch_states) + _more(steps, keep_steps, step_states)
     # One more: the last state of all, or a new one beside the old one that goes.
-    return DiskNeeds(state, weights, (more + 1) * state + (epochs + steps + 1) * weights + other)
+    ended = (more + 1) * state + (epochs + steps + 1) * weights
+    # Before that: as many new ones as stay, while those that are there already have not gone yet.
+    begun = min(steps, keep_steps) * (state + weights) if step_states else 0
+    return DiskNeeds(state, weights, max(ended, begun) + other)
 
 
 def _more(new: int, keep: int, there: int) -> int:
