@@ -78,31 +78,34 @@ def draw(pipeline: FluxPipeline, what: Drawing) -> Image.Image:
         what.on_step()
         return values
 
-    latents = pipeline(
-        prompt_embeds=what.positive.sequence,
-        pooled_prompt_embeds=what.positive.pooled,
-        **negative,
-        true_cfg_scale=what.scale,
-        width=what.width,
-        height=what.height,
-        num_inference_steps=what.steps,
-        guidance_scale=what.guidance,
-        generator=what.generator,
-        callback_on_step_end=after_step,
-        output_type="latent",
-    ).images
-    return _decode(pipeline, latents, what.height, what.width)
+    # The VAE waits on the host between drawings. It comes along first: some versions of diffusers draw where the first of
+    # the pipeline's parts lies.
+    vae, home = pipeline.vae, pipeline.vae.device
+    vae.to(pipeline.transformer.device)
+    try:
+        latents = pipeline(
+            prompt_embeds=what.positive.sequence,
+            pooled_prompt_embeds=what.positive.pooled,
+            **negative,
+            true_cfg_scale=what.scale,
+            width=what.width,
+            height=what.height,
+            num_inference_steps=what.steps,
+            guidance_scale=what.guidance,
+            generator=what.generator,
+            callback_on_step_end=after_step,
+            output_type="latent",
+        ).images
+        return _decode(pipeline, latents, what.height, what.width)
+    finally:
+        vae.to(home)
 
 
 def _decode(pipeline: FluxPipeline, latents: torch.Tensor, height: int, width: int) -> Image.Image:
-    """The picture of packed latents, in the VAE's own precision, on their device: it waits on the host otherwise."""
-    vae, home = pipeline.vae, pipeline.vae.device
+    """The picture of packed latents, in the VAE's own precision."""
+    vae = pipeline.vae
     latents = FluxPipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor).to(vae.dtype)
-    vae.to(latents.device)
-    try:
-        pixels = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
-    finally:
-        vae.to(home)
+    pixels = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
     return pipeline.image_processor.postprocess(pixels)[0]
 
 
