@@ -78,8 +78,8 @@ def draw(pipeline: FluxPipeline, what: Drawing) -> Image.Image:
         what.on_step()
         return values
 
-    # The VAE waits on the host between drawings. It comes along first: some versions of diffusers draw where the first of
-    # the pipeline's parts lies.
+    # The VAE waits on the host between drawings. It comes along first: some versions of diffusers draw where the first
+    # of the pipeline's parts lies.
     vae, home = pipeline.vae, pipeline.vae.device
     vae.to(pipeline.transformer.device)
     try:
