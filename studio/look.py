@@ -127,7 +127,7 @@ def looking_only() -> None:
     buttons = (
         "banner-stop-", "banner-resume-", "run-stop", "run-resume", "run-start", "run-restart", "run-menu",
         "run-sample", "run-save", "bulk-archive", "bulk-delete", "bulk-stop", "bulk-tag", "monitor-on", "monitor-off",
-        "delete-", "start-runner", "lost-start-runner", "query-save", "query-remove",
+        "delete-", "from-", "start-runner", "lost-start-runner", "query-save", "query-remove",
     )  # fmt: skip
     hidden = ", ".join(f'[class*="st-key-{name}"]' for name in buttons)
     st.container(key="looking").html(f"<style>{hidden} {{ display: none !important; }}</style><span hidden></span>")
