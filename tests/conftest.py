@@ -14,6 +14,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in a shell's ba
 GROUPS = {"browser": "browser", "test_training.py": "training"}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests that drive a browser go to one of the two, all that train to one: two such at a time would wait for
     each other. One of each fit side by side, since a training here computes in one thread."""

@@ -80,14 +80,22 @@ def kept(outputs: Path, field: str) -> Any:
     return draft.values[field] if draft else None
 
 
+@pytest.fixture(scope="session")
+def plans(tmp_path_factory) -> Path:
+    """What the planner has measured: ten seconds of torch for each config, once for all tests."""
+    return tmp_path_factory.mktemp("plans")
+
+
 @pytest.fixture
-def make_gym(chromium, tmp_path) -> Iterator[Callable[..., Gym]]:
+def make_gym(chromium, tmp_path, plans) -> Iterator[Callable[..., Gym]]:
     """Starts servers with the environment that a test wants."""
     with ExitStack() as stack:
 
         def make(outputs: Path | None = None, **environment: str) -> Gym:
             outputs = outputs or tmp_path / "outputs"
             outputs.mkdir(exist_ok=True)
+            if not (outputs / ".plans").exists():
+                (outputs / ".plans").symlink_to(plans)
             stack.callback(end_everything_of, outputs)
             served = stack.enter_context(server(outputs, **environment))
             context = chromium.new_context(viewport={"width": 1400, "height": 1000})
