@@ -11,7 +11,7 @@ import pytest
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in a shell's background: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-GROUPS = {"browser": "browser", "test_training.py": "training"}
+GROUPS = {"browser": "browser", "test_training.py": "training", "test_training_ranks.py": "training"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -20,6 +20,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     the marks from xdist 3.8: see requirements-test.lock.)"""
     if group := GROUPS.get(item.path.relative_to(Path(__file__).parent).parts[0]):
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def no_other_tests_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program does once, naming the outputs folder whose models.toml counts, holds for no further test."""
+    monkeypatch.setattr("fluxcore.models.registry._outputs", None)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from cli_tools import pictures, state
 import fluxcore
 from fluxcore.runs import load_run
 from fluxcore.training import __main__ as trainer
+from fluxcore.training.ranks import Ranks
 from tests.stub_trainer import save_state
 
 WANTED = "cat-step00000007-state"
@@ -37,7 +38,7 @@ def test_a_trainer_with_a_request_obeys_its_command_line_alone(
     made: list[Any] = []
     monkeypatch.setattr("fluxcore.training.train.Training", lambda *values: made.append(values))
     arguments = Namespace(outputs=outputs, run="cat", attempt=2, request=request_id, resume_from=given)
-    trainer._prepare(arguments, lambda: False)
+    trainer._prepare(arguments, lambda: False, Ranks())
     resume_from = made[0][3]
     assert (resume_from and resume_from.name) == starts_from
     assert (outputs / "cat" / WANTED).exists() == bool(starts_from), "a fresh start sets the old state aside"

@@ -78,7 +78,7 @@ class OneOfEach:
         accelerator = Accelerator(cpu=True)
         schedule = get_scheduler("constant", optimizer)
         accelerator.prepare(model, optimizer, schedule, device_placement=[False, False, False])
-        keep_states_small(accelerator, FORM)
+        keep_states_small(accelerator, model, FORM)
         folder.mkdir()
         self.state = folder / "cat-step00000007-state"
         save_state(accelerator, RunFolder.of(folder.parent, folder.name), self.state, 1, 7, 1)

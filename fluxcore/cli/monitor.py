@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluxcore.runs import load_run, set_monitoring
+from fluxcore.runs import load_run
 from fluxcore.runs.supervision import runner_alive
 from fluxcore.tail import last_lines
 
@@ -37,6 +37,8 @@ def monitor(
     """Whether stalls of a run are judged, and the last lines of its monitor.log. Off: it is sampled, never killed."""
     root = outputs_folder(outputs)
     if switch is not None:
+        from fluxcore.runs import set_monitoring
+
         set_monitoring(root, name, SOURCE, switch is Switch.on)
         note(f"monitoring of {name} is {switch.value}")
         return

@@ -30,7 +30,7 @@ class Order:
     log: PatientLog
     resume_from: Path | None
     step: int
-    request: str | None
+    request: str | None = None
 
 
 def parse_arguments(module: str, argv: list[str] | None) -> argparse.Namespace:
