@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+ONCE = (("fluxcore.models.registry", "_outputs", None), ("studio.access", "_is_guarded", False))
+"""What a program says once and for all: whose models.toml counts, and that a gate stands before the pages."""
+
+
 @pytest.fixture(autouse=True)
-def no_other_tests_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a program does once, naming the outputs folder whose models.toml counts, holds for no further test."""
-    monkeypatch.setattr("fluxcore.models.registry._outputs", None)
+def nothing_is_for_all_tests() -> Iterator[None]:
+    """What one test's program said holds for no other one."""
+    yield
+    for module, name, value in ONCE:
+        if module in sys.modules:
+            setattr(sys.modules[module], name, value)
 
 
 @pytest.fixture(autouse=True)
