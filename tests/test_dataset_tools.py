@@ -108,6 +108,7 @@ def test_a_zip_is_its_files_whatever_their_folders(tmp_path):
         (b"PK no zip at all", "no zip that can be read"),
         (pack({"a.png": png()})[:-30], "no zip that can be read"),
     ],
+    ids=["bomb", "many files", "no zip", "cut short"],  # made of the bytes they would hold the time of day
 )
 def test_bombs_and_broken_zips_are_refused(tmp_path, data, says):
     taken = take_files(tmp_path, [("all.zip", io.BytesIO(data)), ("b.png", io.BytesIO(png()))])
