@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Any, Literal, get_args, get_origin
 
 import streamlit as st
@@ -101,6 +102,8 @@ LABELS = {
     "t5xxl": "T5 file",
     "tokenizer_cache_dir": "Tokenizers folder",
 }
+LARGEST = 2**53 - 1
+"""A browser has no larger whole number."""
 PROMINENT = ("lora_name", "concept_sentence", "base_model", "vram", "num_repeats", "max_train_epochs", "resolution")
 
 
@@ -151,6 +154,9 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
     info = RunConfig.model_fields[name]
     default = defaults()[name]
     shown = f" Default: {default}." if default not in ("", None) else ""
+    # What a browser says of a widget before it has heard of the draft is the widget's default: so that is the draft's
+    # value too. (With Streamlit's own defaults a page opened on a busy machine emptied the draft it was to show.)
+    value = _for_widget(name, draft.values.get(name))
     common: dict[str, Any] = {
         "label": label(name),
         "key": key(name),
@@ -159,8 +165,10 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
         "args": (draft, name),
     }
     if name == "base_model":
+        options = list(dict.fromkeys([*(model.name for model in list_models()), value]))
         st.selectbox(
-            options=[model.name for model in list_models()],
+            options=options,
+            index=options.index(value),
             format_func=_model_title,
             accept_new_options=True,
             placeholder="A model, or the path of a folder with one",
@@ -169,21 +177,23 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
         for problem in registry_problems():
             st.caption(f":orange[:material/warning: {problem}]")
     elif name == "vram":
-        st.segmented_control(options=list(VRAM_PRESETS), required=True, width="stretch", **common)
+        st.segmented_control(options=list(VRAM_PRESETS), default=value, required=True, width="stretch", **common)
     elif name in ("sample_prompts", "dataset_config"):
-        st.text_area(height=120, placeholder=PLACEHOLDERS.get(name, ""), **common)
+        st.text_area(value=value, height=120, placeholder=PLACEHOLDERS.get(name, ""), **common)
     elif name == "alerts":  # chosen, never typed: a draft keeps every letter, and an address holds a secret
-        st.selectbox(options=_alert_choices(draft), **common)
+        options = _alert_choices(draft)
+        st.selectbox(options=options, index=options.index(value), **common)
     elif get_origin(info.annotation) is Literal:
-        st.selectbox(options=list(get_args(info.annotation)), **common)
+        options = list(get_args(info.annotation))
+        st.selectbox(options=options, index=options.index(value), **common)
     elif info.annotation is bool:
-        st.checkbox(**common)
+        st.checkbox(value=value, **common)
     elif info.annotation is int:
-        st.number_input(step=1, value=None, placeholder=str(default), **common)
+        st.number_input(value=value, step=1, **common)
     elif info.annotation is float:
-        st.number_input(value=None, format="%g", step=_step(default), placeholder=str(default), **common)
+        st.number_input(value=value, format="%g", step=_step(default), **common)
     else:
-        st.text_input(live=True, placeholder=PLACEHOLDERS.get(name, ""), **common)
+        st.text_input(value=value, live=True, placeholder=PLACEHOLDERS.get(name, ""), **common)
     if name in errors:
         st.markdown(f":red[:material/error: {errors[name]}]")
 
@@ -191,12 +201,11 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
 def edited(draft: Draft, name: str) -> None:
     """A widget changed: keep it at once, and let what follows the model or the preset follow."""
     value = st.session_state[key(name)]
-    touched = draft.touched | {name}
-    if value is None:  # a number was emptied: back to its default
-        value, touched = defaults()[name], draft.touched - {name}
-        draft.touched.discard(name)
+    if value == draft.values.get(name):  # a browser that comes to a new server reports every widget as changed
+        return
+    before = dict(draft.values)
     try:
-        draft.edit({name: value}, touched=touched)
+        draft.edit({name: value})
     except UserError as error:
         st.session_state["train.problem"] = str(error)
         return
@@ -209,7 +218,9 @@ def edited(draft: Draft, name: str) -> None:
             duration="long",
         )
     if name in ("base_model", "vram"):
-        fill(draft)
+        for other in RunConfig.model_fields:  # what was typed elsewhere and comes with the same message stays
+            if st.session_state.get(key(other)) == _for_widget(other, before.get(other)):
+                st.session_state[key(other)] = _for_widget(other, draft.values.get(other))
 
 
 def check(draft: Draft) -> tuple[RunConfig | None, dict[str, str]]:
@@ -340,9 +351,9 @@ def _for_widget(name: str, value: Any) -> Any:
         if info.annotation is bool:
             return bool(value)
         if info.annotation is int:
-            return int(value)
+            return max(-LARGEST, min(int(value), LARGEST))
         if info.annotation is float:
-            return float(value)
+            return number if isfinite(number := float(value)) else default
     except (TypeError, ValueError, OverflowError):
         return default
     if get_origin(info.annotation) is Literal:

@@ -247,6 +247,65 @@ def test_a_run_that_was_made_but_not_started_can_be_started_on_its_page(outputs,
     assert open_page("run", name="cat").button(key="run-start")
 
 
+def told_first(item) -> object:
+    """What a browser takes a widget's value to be before it has heard the value that the script set."""
+    proto = item.proto
+    if item.type in ("selectbox", "button_group"):
+        return proto.options[proto.default] if item.type == "selectbox" else proto.options[proto.default[0]].content
+    return proto.default
+
+
+def test_what_a_browser_says_before_it_has_heard_of_the_draft_is_the_draft(outputs):
+    typed = {
+        "lora_name": "cat", "concept_sentence": "n3xt", "base_model": "/my/model", "vram": "8G", "learning_rate": "3e-4",
+        "lr_scheduler": "cosine", "sample_prompts": "a cat\na dog", "enable_monitoring": False, "network_dim": 7,
+        "network_dropout": 0.3, "seed": 10**18, "alerts": "off", "ema_decay": float("inf"),
+    }  # fmt: skip
+    Draft(outputs).edit(typed)
+    app = open_page()
+    assert not app.exception
+    drawn = [item for item in app.main if (getattr(item, "key", None) or "").startswith("form.")]
+    assert len(drawn) > 80
+    shown = {item.key.removeprefix("form."): item for item in drawn}
+    for name, item in shown.items():
+        told = told_first(item)
+        if name in ("base_model", "vram"):
+            assert typed[name] in told
+        elif name not in ("seed", "ema_decay"):
+            assert told == Draft(outputs, newest_draft(outputs).id).values[name] == item.value, name
+    assert shown["seed"].value == 2**53 - 1 and shown["ema_decay"].value == RunConfig().ema_decay
+
+
+def test_a_browser_that_reports_every_widget_edits_nothing(outputs, monkeypatch):
+    from studio import form
+
+    draft = Draft(outputs)
+    draft.edit({"lora_name": "cat", "vram": "8G"})
+    monkeypatch.setattr(form.st, "session_state", {})
+    form.fill(draft)
+    before = draft.folder.events.read_bytes()
+    for name in RunConfig.model_fields:
+        form.edited(draft, name)
+    assert draft.folder.events.read_bytes() == before and draft.touched == {"lora_name", "vram"}
+
+
+def test_what_is_typed_in_the_same_moment_as_a_preset_is_chosen_stays(outputs, monkeypatch):
+    from studio import form
+
+    draft = Draft(outputs)
+    draft.edit({"base_model": "FLUX.1-dev"})
+    monkeypatch.setattr(form.st, "session_state", state := {})
+    form.fill(draft)
+    before = dict(draft.values)
+    state |= {"form.vram": "8G", "form.concept_sentence": "n3xt", "form.blocks_to_swap": 3}
+    for name in ("vram", "concept_sentence", "blocks_to_swap"):
+        form.edited(draft, name)
+    again = newest_draft(outputs).values
+    assert (again["concept_sentence"], again["blocks_to_swap"], again["vram"]) == ("n3xt", 3, "8G")
+    followed = {name: value for name, value in again.items() if value != before[name]}
+    assert len(followed) > 4 and all(state[f"form.{name}"] == value for name, value in followed.items())
+
+
 def test_no_error_at_a_field_names_the_field_again(outputs):
     from studio import form
 

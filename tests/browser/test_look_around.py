@@ -85,7 +85,7 @@ def test_somebody_looks_around(make_gym, tmp_path):
     page.get_by_role("button", name="Ask").click()
     page.get_by_text("2 rows in").wait_for(timeout=40_000)
     with page.expect_download() as download:
-        page.get_by_role("button", name="CSV").click()
+        page.get_by_role("button", name="CSV", exact=True).click()
     with open(download.value.path(), encoding="utf-8") as file:
         assert file.readline().startswith('"run","state"')
 

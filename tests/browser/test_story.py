@@ -153,7 +153,7 @@ def test_kill_9_of_the_app_in_mid_run_loses_nothing(make_gym):
     page.wait_for_function("/step [1-9]|completed/.test(document.querySelector('.st-key-banner').innerText)")
     assert runner_alive(gym.outputs) == runner, "the runner lived on and is used"
     trigger = again.open("/").get_by_label("Trigger word", exact=True)
-    wait_until(lambda: trigger.input_value() == "n3xt", 90)
+    wait_until(lambda: trigger.input_value() == "n3xt", 20)
     wait_for_state(gym.outputs, "cat", "completed")
     assert [event.data["step"] for event in read_events(gym.outputs / "cat") if event.type == "train.step"] == [
         *range(1, 151)
