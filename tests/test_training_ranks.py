@@ -1,17 +1,22 @@
-"""Several processes that train one run: two of them over gloo, forked from this one, so that torch is there already."""
+"""Several processes that train one run: two of them over gloo.
+
+They are forked from a process that has imported torch and computed nothing: torch's threads don't live through a fork.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from fluxcore.config import ConfigError, parse_config
 from fluxcore.log import read_events
@@ -27,6 +32,10 @@ from tests.training_tools import events_of, lora_of, losses_of, new_run, some_pi
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="these processes are for the CPU")
 
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload([__name__, "fluxcore.models.loading"])
+begun: list[BaseProcess] = []
+
 # Five pictures in batches of two are three an epoch: in every second step the second process has nothing to do.
 SETTINGS = {
     "num_repeats": 1, "max_train_steps": 4, "save_every_n_steps": 3, "learning_rate": "1e-3", "network_dropout": 0.1,
@@ -39,46 +48,56 @@ def run_of(outputs: Path, name: str, **settings: object) -> RunFolder:
 
 
 def begin(
-    folder: RunFolder, attempt: int = 1, before: Callable[[int], object] = lambda rank: None, ranks: int = 2
-) -> list[int]:
-    """Fork the ranks of an attempt; `before` is called in each. Returns their pids."""
-    pids = []
-    for rank in range(ranks):
-        if pid := os.fork():
-            pids.append(pid)
-            continue
-        try:
-            code = 99
-            os.environ |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-                RENDEZVOUS: f"file://{folder.path}/.store{attempt}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-            }  # fmt: skip
-            log = os.open(folder.path / f"out{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
-            AcceleratorState._reset_state(True)  # of trainings in this test's own process
+    folder: RunFolder, attempt: int = 1, before: Callable[[int], object] | None = None, ranks: int = 2
+) -> list[BaseProcess]:
+    """Start the ranks of an attempt; `before`, a function of this module or a partial of one, is called in each."""
+    processes = [
+        SERVER.Process(target=train_as_rank, args=(rank, ranks, folder, attempt, before), daemon=True)
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    begun.extend(processes)
+    return processes
+
+
+def train_as_rank(
+    rank: int, ranks: int, folder: RunFolder, attempt: int, before: Callable[[int], object] | None
+) -> None:
+    """One rank, in its own process: what it says goes to the run's folder."""
+    log = os.open(folder.path / f"out{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
+    code = 99
+    try:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+            RENDEZVOUS: f"file://{folder.path}/.store{attempt}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        if before:
             before(rank)
-            code = trainer.main(["--outputs", str(folder.path.parent), "--run", folder.name, "--attempt", str(attempt)])
-        finally:
-            os._exit(code)
-    return pids
+        code = trainer.main(["--outputs", str(folder.path.parent), "--run", folder.name, "--attempt", str(attempt)])
+    finally:
+        os._exit(code)
 
 
-def ends(pids: list[int], seconds: float = 120) -> list[int]:
-    """Their exit codes (negative: a signal), in order."""
+@pytest.fixture(autouse=True)
+def none_is_left() -> Iterator[None]:
+    """What a failed test began ends with it."""
+    yield
+    while begun:
+        process = begun.pop()
+        process.kill()
+        process.join()
+
+
+def ends(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
+    """Their exit codes (negative: a signal), in order; None for one that has not ended."""
     deadline = time.monotonic() + seconds
-    codes: dict[int, int] = {}
-    while len(codes) < len(pids):
-        for pid in set(pids) - set(codes):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                codes[pid] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            for pid in set(pids) - set(codes):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            raise AssertionError(f"only these ended: {codes}")
-        time.sleep(0.02)
-    return [codes[pid] for pid in pids]
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    return [process.exitcode for process in processes]
 
 
 def said(folder: RunFolder) -> str:
@@ -108,13 +127,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
-def test_two_processes_equal_one_and_write_one_log_and_one_set_of_files(
-    tmp_path: Path, alone: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = run_of(tmp_path, "two", num_processes=2, sample_every_n_steps=2, sample_prompts="ghost --s 1")
+def ask_for_a_sample(rank: int) -> None:
+    """After the first step; only the first process has wishes."""
     asked = [{"sample"}]
-    monkeypatch.setattr(Wishes, "take", lambda self: asked.pop() if asked else set())  # only the first one has wishes
-    assert ends(begin(folder)) == [0, 0], said(folder)
+    Wishes.take = lambda self: asked.pop() if asked else set()  # type: ignore[method-assign]
+
+
+def test_two_processes_equal_one_and_write_one_log_and_one_set_of_files(tmp_path: Path, alone: RunFolder) -> None:
+    folder = run_of(tmp_path, "two", num_processes=2, sample_every_n_steps=2, sample_prompts="ghost --s 1")
+    assert ends(begin(folder, before=ask_for_a_sample)) == [0, 0], said(folder)
     assert_equal(folder, alone)
     assert steps_of(folder) == [1, 2, 3, 4]
     events = [event for event in read_events(folder.path) if event.source == "trainer"]
@@ -130,19 +151,20 @@ def test_two_processes_equal_one_and_write_one_log_and_one_set_of_files(
     assert said(folder).count("phase: train") == 4  # only the first one speaks
 
 
+def slowly(rank: int) -> None:
+    """Every step takes 0.3 s longer."""
+    report = Training._report
+    Training._report = lambda self, *given: (report(self, *given), time.sleep(0.3))[0]  # type: ignore[method-assign,assignment]
+
+
 def test_a_term_to_any_process_stops_all_at_one_step_and_one_process_ends_it_equal(
     tmp_path: Path, alone: RunFolder
 ) -> None:
     folder = run_of(tmp_path, "stopped", num_processes=2)
-
-    def slowly(rank: int) -> None:
-        report = Training._report
-        Training._report = lambda self, *given: (report(self, *given), time.sleep(0.3))[0]  # type: ignore[method-assign,assignment]
-
-    pids = begin(folder, before=slowly)
+    processes = begin(folder, before=slowly)
     wait_for_step(folder, 1)
-    os.kill(pids[1], signal.SIGTERM)
-    assert ends(pids) == [Exit.STOPPED, Exit.STOPPED], said(folder)
+    processes[1].terminate()
+    assert ends(processes) == [Exit.STOPPED, Exit.STOPPED], said(folder)
     last = steps_of(folder)[-1]
     assert last < 4
     state = load_run(tmp_path, "stopped")[1]
@@ -165,10 +187,10 @@ def test_resumed_with_other_batches_a_step_it_says_what_would_be_exact(
 
 def test_where_one_process_is_killed_the_others_end_and_blame_nothing_else(tmp_path: Path) -> None:
     folder = run_of(tmp_path, "killed", num_processes=2, max_train_steps=500)
-    pids = begin(folder)
+    processes = begin(folder)
     wait_for_step(folder, 2)
-    os.kill(pids[1], signal.SIGKILL)
-    assert ends(pids, 20) == [PEER_LOST, -signal.SIGKILL]
+    processes[1].kill()
+    assert ends(processes, 20) == [PEER_LOST, -signal.SIGKILL]
     assert "Traceback" not in said(folder) and "failed" not in said(folder)
 
 
@@ -178,23 +200,37 @@ def test_a_reason_that_all_find_is_told_once(tmp_path: Path) -> None:
     assert said(folder).count("training failed:") == 1
 
 
+def short_of_memory(rank: int) -> None:
+    """The second process has no memory for more than one picture at a time."""
+    losses = Training.losses
+
+    def short(self: Training, pipeline: object, batch: object) -> torch.Tensor:
+        if rank == 1 and len(batch) > 1:  # type: ignore[arg-type]
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(self, pipeline, batch)  # type: ignore[arg-type]
+
+    Training.losses = short  # type: ignore[method-assign,assignment]
+
+
 def test_a_process_that_is_short_of_memory_alone_has_all_take_smaller_parts(tmp_path: Path) -> None:
     folder = run_of(tmp_path, "short", num_processes=2, max_train_steps=2, gradient_checkpointing=False)
-
-    def small(rank: int) -> None:
-        losses = Training.losses
-
-        def short(self: Training, pipeline: object, batch: object) -> torch.Tensor:
-            if rank == 1 and len(batch) > 1:  # type: ignore[arg-type]
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return losses(self, pipeline, batch)  # type: ignore[arg-type]
-
-        Training.losses = short  # type: ignore[method-assign,assignment]
-
-    assert ends(begin(folder, before=small)) == [0, 0], said(folder)
+    assert ends(begin(folder, before=short_of_memory)) == [0, 0], said(folder)
     (event,) = events_of(folder, "memory.short")
     assert (event.data["step"], event.data["batch"]) == (1, 1)
     assert steps_of(folder) == [1, 2]
+
+
+def measure_share(folder: RunFolder, rank: int) -> None:
+    """Write down what part of the base this process holds."""
+    share = Ranks.share
+
+    def measured(self: Ranks, transformer: torch.nn.Module, parameters: list[torch.nn.Parameter]) -> None:
+        whole = sum(one.nbytes for one in transformer.parameters() if not one.requires_grad)
+        share(self, transformer, parameters)
+        here = sum(one.to_local().nbytes for one in transformer.parameters() if not one.requires_grad)  # type: ignore[operator]
+        (folder.path / f"share{rank}").write_text(str(here / whole))
+
+    Ranks.share = measured  # type: ignore[method-assign]
 
 
 def test_a_base_split_over_two_processes_trains_the_same(tmp_path: Path, alone: RunFolder) -> None:
@@ -202,19 +238,7 @@ def test_a_base_split_over_two_processes_trains_the_same(tmp_path: Path, alone: 
         tmp_path, "split", num_processes=2, shard_base=True, gradient_checkpointing=True, sample_every_n_steps=3,
         sample_prompts="ghost --s 1", sample_at_first=False,
     )  # fmt: skip
-
-    def measure(rank: int) -> None:
-        share = Ranks.share
-
-        def measured(self: Ranks, transformer: torch.nn.Module, parameters: list[torch.nn.Parameter]) -> None:
-            whole = sum(one.nbytes for one in transformer.parameters() if not one.requires_grad)
-            share(self, transformer, parameters)
-            here = sum(one.to_local().nbytes for one in transformer.parameters() if not one.requires_grad)  # type: ignore[operator]
-            (folder.path / f"share{rank}").write_text(str(here / whole))
-
-        Ranks.share = measured  # type: ignore[method-assign]
-
-    assert ends(begin(folder, before=measure)) == [0, 0], said(folder)
+    assert ends(begin(folder, before=partial(measure_share, folder))) == [0, 0], said(folder)
     assert_equal(folder, alone)
     assert all(0.4 < float((folder.path / f"share{rank}").read_text()) < 0.6 for rank in range(2))
     assert len(events_of(folder, "sample.saved")) == 2
