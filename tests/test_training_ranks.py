@@ -1,12 +1,7 @@
-"""Several processes that train one run: two of them over gloo.
-
-They are forked from a process that has imported torch and computed nothing: torch's threads don't live through a fork.
-"""
+"""Several processes that train one run: two of them over gloo."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -28,13 +23,10 @@ from fluxcore.training.launch import PEER_LOST, RENDEZVOUS
 from fluxcore.training.ranks import Ranks
 from fluxcore.training.train import Training
 from fluxcore.training.wishes import Wishes
+from tests import forked
 from tests.training_tools import events_of, lora_of, losses_of, new_run, some_pictures, steps_of, train_here, trained
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="these processes are for the CPU")
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([__name__, "fluxcore.models.loading"])
-begun: list[BaseProcess] = []
 
 # Five pictures in batches of two are three an epoch: in every second step the second process has nothing to do.
 SETTINGS = {
@@ -51,53 +43,31 @@ def begin(
     folder: RunFolder, attempt: int = 1, before: Callable[[int], object] | None = None, ranks: int = 2
 ) -> list[BaseProcess]:
     """Start the ranks of an attempt; `before`, a function of this module or a partial of one, is called in each."""
-    processes = [
-        SERVER.Process(target=train_as_rank, args=(rank, ranks, folder, attempt, before), daemon=True)
+    return [
+        forked.begin(
+            folder.path,
+            ["--attempt", str(attempt)],
+            {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+                RENDEZVOUS: f"file://{folder.path}/.store{attempt}", "GLOO_SOCKET_IFNAME": "lo",
+            },
+            f"out{rank}",
+            before and partial(before, rank),
+        )
         for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    begun.extend(processes)
-    return processes
-
-
-def train_as_rank(
-    rank: int, ranks: int, folder: RunFolder, attempt: int, before: Callable[[int], object] | None
-) -> None:
-    """One rank, in its own process: what it says goes to the run's folder."""
-    log = os.open(folder.path / f"out{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
-    code = 99
-    try:
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-            RENDEZVOUS: f"file://{folder.path}/.store{attempt}", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        if before:
-            before(rank)
-        code = trainer.main(["--outputs", str(folder.path.parent), "--run", folder.name, "--attempt", str(attempt)])
-    finally:
-        os._exit(code)
+    ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def none_is_left() -> Iterator[None]:
-    """What a failed test began ends with it."""
     yield
-    while begun:
-        process = begun.pop()
-        process.kill()
-        process.join()
+    forked.end_all()
 
 
 def ends(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
     """Their exit codes (negative: a signal), in order; None for one that has not ended."""
     deadline = time.monotonic() + seconds
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-    return [process.exitcode for process in processes]
+    return [forked.code_of(process, max(0.0, deadline - time.monotonic())) for process in processes]
 
 
 def said(folder: RunFolder) -> str:
