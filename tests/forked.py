@@ -44,9 +44,12 @@ def _train(arguments: list[str], log: Path, environment: dict[str, str], before:
     sys.stdout = sys.stderr = os.fdopen(file, "a", buffering=1)
     code = 99
     try:
+        import torch
+
         from fluxcore.training.__main__ import main
 
-        os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **environment}
+        torch.set_num_threads(1)  # see training_tools
+        os.environ |= environment
         if before:
             before()
         code = main(arguments)
