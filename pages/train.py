@@ -196,10 +196,18 @@ with left, st.container(border=True):
             form.field(name, draft, errors)
         form.trigger_into_prompts(draft)
     hidden = [name for name in errors if name not in (*form.PROMINENT, *form.SAMPLES, *form.START)]
-    with st.expander("All other settings", icon=":material/tune:", expanded=bool(hidden)):
-        form.advanced(draft, errors)
-    with st.expander("As text, and as a command", icon=":material/code:"):
-        templates.as_text(draft, config)
+    if hidden != st.session_state.get("settings.wrong", []):  # something there has just become wrong, or right
+        st.session_state["settings.wrong"] = hidden
+        st.session_state["settings.open"] = bool(hidden) or st.session_state.get("settings.open", False)
+    # Closed, neither is drawn: seventy widgets take longer than all the rest of the page.
+    rest = st.expander("All other settings", icon=":material/tune:", key="settings.open", on_change="rerun")
+    if rest.open:
+        with rest:
+            form.advanced(draft, errors)
+    text = st.expander("As text, and as a command", icon=":material/code:", key="text.open", on_change="rerun")
+    if text.open:
+        with text:
+            templates.as_text(draft, config)
 
 with middle, st.container(border=True):
     st.subheader("2 · Pictures", anchor=False)

@@ -44,7 +44,10 @@ def night(outputs):
 
 
 def open_page(page: str = "train", **query: str) -> AppTest:
-    app = AppTest.from_file(str(MAIN), default_timeout=30).run()
+    app = AppTest.from_file(str(MAIN), default_timeout=30)
+    for part in ("settings.open", "text.open"):  # as somebody who looks into every part of Train
+        app.session_state[part] = True
+    app.run()
     for key, value in query.items():
         app.query_params[key] = value
     if page != "train":
@@ -274,6 +277,20 @@ def test_what_a_browser_says_before_it_has_heard_of_the_draft_is_the_draft(outpu
         elif name not in ("seed", "ema_decay"):
             assert told == Draft(outputs, newest_draft(outputs).id).values[name] == item.value, name
     assert shown["seed"].value == 2**53 - 1 and shown["ema_decay"].value == RunConfig().ema_decay
+
+
+def test_what_is_closed_is_not_drawn_and_opens_by_itself_where_something_is_wrong(outputs):
+    draft = Draft(outputs)
+    draft.edit({"lora_name": "cat", "network_dim": 16})
+    app = AppTest.from_file(str(MAIN), default_timeout=30).run()
+    keys = {item.key for item in app.main if getattr(item, "key", None)}
+    assert "form.lora_name" in keys and not {"form.network_dim", "config.text"} & keys
+    assert newest_draft(outputs).values["network_dim"] == 16
+    draft.edit({"network_dim": -1})
+    app.run()
+    assert app.number_input(key="form.network_dim").value == -1
+    app.number_input(key="form.network_dim").set_value(8).run()
+    assert app.number_input(key="form.network_dim").value == 8, "and stays open"
 
 
 def test_a_browser_that_reports_every_widget_edits_nothing(outputs, monkeypatch):
