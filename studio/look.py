@@ -77,9 +77,9 @@ def style() -> None:
         .fg-log .fg-quiet { opacity: .6; }
         [data-testid="stCaptionContainer"] { opacity: .78; }
         button kbd { color: inherit !important; opacity: 1 !important; }
-        /* The accent as text: the buttons' violet is too dark for that on black. */
-        .stTabs [aria-selected="true"] p, [data-testid$="controlActive"] p, [data-testid$="pillsActive"] p {
-            color: light-dark(#5041c4, #a99fff) !important; }
+        /* On the dark theme's accent, which is light, white could not be read. */
+        [data-testid$="utton-primary"], [data-testid$="utton-primary"] p, .stMultiSelect [data-tag] * {
+            color: light-dark(#fff, #14141b) !important; }
         .st-key-banner-more-phone { display: none; }
         [class*="st-key-checkpoint-"] { padding: .55rem .9rem; }
         /* The buttons stay beside a long sentence. */

@@ -7,11 +7,11 @@ import pytest
 from fluxcore.access import make_viewer_token
 from fluxcore.runs import load_run
 from studio import axe
-from studio.shots import settle
+from studio.shots import addresses, settle
 from tests.fake_runs import a_night
 
 pytestmark = pytest.mark.browser
-PAGES = ("/train", "/runs", "/run?name=tulips", "/run?name=tulips&tab=loss", "/history", "/settings")
+BACKGROUND = "getComputedStyle(document.querySelector('.stApp')).backgroundColor"
 
 
 def test_no_page_has_a_serious_fault_and_a_viewer_changes_nothing(make_gym, tmp_path):
@@ -22,10 +22,16 @@ def test_no_page_has_a_serious_fault_and_a_viewer_changes_nothing(make_gym, tmp_
     gym = make_gym(outputs, FLUXGYM_TOKEN="the-token-of-this-test")
     owner = gym.open("/?token=the-token-of-this-test")
     found = []
-    for path in PAGES:
+    for path in addresses("tulips", ["my-cat", "too-large"]).values():
         owner.goto(gym.url + path)
         settle(owner, 60)
-        found += [f"{path}: {one}" for one in axe.audit(owner) if not one.is_theirs]
+        backgrounds = set()
+        for scheme in ("light", "dark"):
+            owner.emulate_media(color_scheme=scheme)
+            owner.wait_for_timeout(300)
+            backgrounds.add(owner.evaluate(BACKGROUND))
+            found += [f"{path}, {scheme}: {one}" for one in axe.audit(owner) if not one.is_theirs]
+        assert len(backgrounds) == 2, backgrounds
     assert not found, "\n".join(found)
     owner.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x>')")
     assert [one.rule for one in axe.audit(owner) if not one.is_theirs] == ["image-alt"], "it sees what is wrong"
