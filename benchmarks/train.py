@@ -99,13 +99,14 @@ def main() -> int:
 def measure(case: Case, rounds: int, script: Path | None, place: Path) -> list[Figure]:
     """Figures of one case."""
     imports = statistics.median(finished([sys.executable, "-c", IMPORTS])[1] for _ in range(3))
-    ours, bares, theirs, warm = list[Job](), list[float](), list[Job](), list[float]()
+    ours, bares, theirs, warm, compiled = list[Job](), list[float](), list[Job](), list[float](), list[float]()
     mini = case.resolution == 64
     for number in range(rounds):
         print(f"{case.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         ours.append(train(case, place / f"{case.name}-{number}"))
         if mini and case.batch == 1:
             warm.append(train(case, place / f"{case.name}-{number}", attempt=2).first_step)
+            compiled.append(train(case, place / f"{case.name}-{number}-compiled", compile="on").steps_per_second)
         bares.append(bare(case))
         if script:
             theirs.append(peer(case, script, place / f"{case.name}-{number}-peer"))
@@ -124,6 +125,12 @@ def measure(case: Case, rounds: int, script: Path | None, place: Path) -> list[F
         wanted = 1.15 if mini and case.batch == 1 else None
         speed = statistics.median(job.steps_per_second for job in theirs)
         figures.append(_more("  steps/s by diffusers' script's", f"{faster:.2f} ({speed:.1f}/s)", faster, wanted))
+        if compiled:
+            faster = statistics.median(
+                own / other.steps_per_second for own, other in zip(compiled, theirs, strict=True)
+            )
+            shown = f"{faster:.2f} ({statistics.median(compiled):.1f}/s)"
+            figures.append(_more("  the same, blocks compiled, without the warm-up", shown, faster, 1.5))
         whole = statistics.median(own.whole / other.whole for own, other in pairs)
         shown = f"{whole:.2f} ({statistics.median(job.whole for job in ours):.1f} s)"
         figures.append(_less(f"  wall time of {case.steps} steps by theirs", shown, whole, 0.7 if mini else None))
@@ -141,7 +148,7 @@ def _less(what: str, shown: str, value: float, wanted: float | None) -> Figure:
     return Figure(what, shown, f"at most {wanted}" if wanted else "", value <= wanted if wanted else None)
 
 
-def train(case: Case, outputs: Path, attempt: int = 1) -> Job:
+def train(case: Case, outputs: Path, attempt: int = 1, compile: str = "off") -> Job:
     """One job of FluxGym's trainer over examples/riso, without samples; its final LoRA is saved.
 
     A second attempt begins afresh as well, and finds the first one's caches.
@@ -161,6 +168,7 @@ def train(case: Case, outputs: Path, attempt: int = 1) -> Job:
         "mixed_precision": "no",
         "save_precision": "float",
         "gradient_checkpointing": False,
+        "compile": compile,
     }
     if attempt == 1:
         outputs.mkdir()
