@@ -28,6 +28,8 @@ AXES = {"Step": "step", "Time": "time"}
 LOSS, HELD_LOSS = "loss", "held-out loss"
 _MARKS = {"attempt": "#8A8DA0", "stalled": "#D9822B", "failed": "#DB4C56"}
 _MOST_MARKS = 24
+_MOST_EPOCHS = 6
+"""So many ends of epochs are marked at the most: their words have room on a phone."""
 _LANES = 3
 """Heights for the words at the marks, so that neighbours do not lie over each other."""
 _STAR = "M0,-1L.29,-.4L.95,-.31L.48,.15L.59,.81L0,.5L-.59,.81L-.48,.15L-.95,-.31L-.29,-.4Z"
@@ -79,6 +81,17 @@ def marks(state: RunState) -> list[Mark]:
     return found[-_MOST_MARKS:]
 
 
+def epoch_marks(state: RunState, last: float) -> dict[int, int]:
+    """Ends of epochs up to step `last`, evenly thinned: each epoch's number with its last step. None where the run is
+    one of so many steps, whose epochs nobody asked for."""
+    epochs, total = state.config.get("max_train_epochs"), state.total_steps
+    if state.config.get("max_train_steps") or not isinstance(epochs, int) or epochs < 1 or not total or total % epochs:
+        return {}
+    each = total // epochs
+    every = max(1, math.ceil(last / each / _MOST_EPOCHS))
+    return {epoch: epoch * each for epoch in range(every, int(last // each) + 1, every)}
+
+
 def times_of(run: LiveRun, steps: np.ndarray) -> np.ndarray:
     """When those steps were finished, in epoch seconds: exact for a short run, a straight line between the ends of
     a thousandth of a long one."""
@@ -110,7 +123,7 @@ def _spec(
     if held:
         layers[-1]["encoding"]["color"] = _series(LOSS)
         layers += _held_layers(y, told, form)
-    layers += _mark_layers()
+    layers += _mark_layers() + _epoch_layers()
     layers.append(
         {
             "transform": points,
@@ -156,7 +169,7 @@ def _mark_layers() -> list[dict[str, Any]]:
     # No scale of colours: that of the lines, whose legend is shown, would be shared.
     tests = [{"test": f"datum.kind == '{kind}'", "value": color} for kind, color in _MARKS.items()]
     color = {"condition": tests, "value": _MARKS["attempt"]}
-    happened = "isValid(datum.mark) && datum.kind != 'best'"
+    happened = "isValid(datum.mark) && datum.kind != 'best' && datum.kind != 'epoch'"
     rule = {"type": "rule", "strokeDash": [4, 3], "strokeWidth": 1.2}
     layers = [{"transform": [{"filter": happened}], "mark": rule, "encoding": {"color": color}}]
     for lane in range(_LANES):
@@ -170,6 +183,22 @@ def _mark_layers() -> list[dict[str, Any]]:
     return layers
 
 
+def _epoch_layers() -> list[dict[str, Any]]:
+    """Short strokes on the axis, where an epoch ended."""
+    ends = [{"filter": "datum.kind == 'epoch'"}]
+    color = {"value": _MARKS["attempt"]}
+    rule = {"y": {"value": {"expr": "height - 7"}}, "y2": {"value": {"expr": "height"}}, "color": color}
+    word = {"type": "text", "align": "right", "baseline": "bottom", "dx": -3, "fontSize": 10}
+    return [
+        {"transform": ends, "mark": {"type": "rule", "strokeWidth": 1.2}, "encoding": rule},
+        {
+            "transform": ends,
+            "mark": word,
+            "encoding": {"y": {"value": {"expr": "height - 2"}}, "text": {"field": "mark"}, "color": color},
+        },
+    ]
+
+
 def _rows(
     run: LiveRun, points: pa.Table, axis: str, smoothing: float | None, best: Checkpoint | None = None
 ) -> tuple[pa.Table, bool]:
@@ -181,14 +210,18 @@ def _rows(
     held = [one for one in held if math.isfinite(one.loss)]
     happened = [mark for mark in marks(run.state) if _is_drawn(run, mark, axis, steps)]
     stars = [best] if best and held else []
+    epochs = epoch_marks(run.state, steps[-1]) if smoothing is not None else {}
     at = [*[one.step for one in held], *[one.step for one in stars], *[mark.step for mark in happened]]
+    at += epochs.values()
     losses = [*[one.loss for one in held], *[one.validation_loss for one in stars]]
-    blank, tail, plain = len(happened), len(at), len(steps) + len(held)
+    blank, tail, plain = len(happened) + len(epochs), len(at), len(steps) + len(held)
     words_at = [*[f"best {words.loss(one.validation_loss)}" for one in stars], *[mark.text for mark in happened]]
+    words_at += [f"epoch {epoch}" for epoch in epochs]
+    kinds = ["best"] * len(stars) + [mark.kind for mark in happened] + ["epoch"] * len(epochs)
     columns = {
         "step": pa.array(np.concatenate([steps, at])),
         "value": _padded(values, 0, tail),
-        "kind": _after(plain, ["best"] * len(stars) + [mark.kind for mark in happened], pa.string()),
+        "kind": _after(plain, kinds, pa.string()),
         "mark": _after(plain, words_at, pa.string()),
         "lane": _after(plain + len(stars), [i % _LANES for i in range(blank)], pa.int32()),
     }
@@ -198,7 +231,7 @@ def _rows(
         columns["held"] = _padded(np.array(losses, float), len(steps), blank)
     if axis == "time":
         when = [*[parse_ts(one.ts).timestamp() for one in [*held, *stars]], *[mark.time for mark in happened]]
-        times = np.concatenate([times_of(run, steps), when])
+        times = np.concatenate([times_of(run, steps), when, times_of(run, np.array(list(epochs.values()), float))])
         begun = sorted(parse_ts(attempt.started).timestamp() for attempt in run.state.attempts)
         columns["time"], columns["piece"] = pa.array(times * 1000), pa.array(np.searchsorted(begun, times))
     return pa.table(columns), bool(held)

@@ -255,6 +255,24 @@ def test_the_chart_has_what_was_measured_and_its_marks_over_steps_and_over_time(
     assert all('"temporal"' in chart.proto.spec for chart in charts)
 
 
+def test_the_ends_of_epochs_are_on_the_axis(ended):
+    run = FakeRun(live_runs().outputs, "dog", minutes_ago=60, max_train_epochs=16)
+    run.start(pid=1, create_time=1)
+    run.steps(480)
+    dog = live_runs().get("dog")
+    each = dog.state.total_steps // 16
+    marks = step_charts.epoch_marks(dog.state, 480)
+    assert 0 < len(marks) <= 6 and all(step == epoch * each <= 480 for epoch, step in marks.items())
+    assert step_charts.epoch_marks(dog.state, each) == {1: each} and not step_charts.epoch_marks(dog.state, each - 1)
+    points = dog.curve("loss")
+    for axis in ("step", "time"):
+        rows = [row for row in step_charts._rows(dog, points, axis, 0.9)[0].to_pylist() if row["kind"] == "epoch"]
+        assert [(row["step"], row["mark"]) for row in rows] == [(step, f"epoch {n}") for n, step in marks.items()]
+        assert axis == "step" or all(row["time"] > 0 for row in rows)
+    dog.state.config["max_train_steps"] = 960
+    assert not step_charts.epoch_marks(dog.state, 480)
+
+
 @pytest.fixture
 def start():
     """Starts runs with a process that plays the trainer: a run whose process is gone is lost."""
