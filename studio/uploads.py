@@ -8,11 +8,10 @@ import secrets
 import shutil
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from fluxcore.dataset import EXTENSIONS, PictureError, check_picture, list_pictures, write_caption
 from fluxcore.units import size
@@ -36,6 +35,24 @@ class Taken:
     notes: list[str] = field(default_factory=list)
 
 
+class _Damaged(Exception):
+    """A file in a zip can't be unpacked."""
+
+
+class _Member:
+    """A file in a zip, to be read. Each way of packing has errors of its own: zlib's, lzma's, bz2's OSErrors."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file's. Raises _Damaged alone, so that a full disk, where it is written to, is told from it."""
+        try:
+            return self._stream.read(size)
+        except Exception as error:
+            raise _Damaged from error
+
+
 def take_files(dataset: Path, files: Iterable[tuple[str, BinaryIO]]) -> Taken:
     """Put uploaded files, or what is in uploaded zips, into a dataset folder.
 
@@ -50,7 +67,7 @@ def take_files(dataset: Path, files: Iterable[tuple[str, BinaryIO]]) -> Taken:
                 captions.append((name, stream.read(MAX_CAPTION_BYTES + 1)))
             else:
                 _take_picture(dataset, name, stream, there, taken)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+        except _Damaged:
             taken.problems.append(f"{name} was left out: it is damaged inside of its zip, or locked with a password")
         except OSError as error:
             taken.problems.append(f"{name} can't be kept ({error.strerror or error}): make room and add it again")
@@ -79,10 +96,10 @@ def _unpacked(files: Iterable[tuple[str, BinaryIO]], taken: Taken) -> Iterator[t
                 for one in members:
                     try:
                         with archive.open(one) as member:  # it reads no more than one.file_size
-                            yield plain_name(one.filename), cast(BinaryIO, member)
-                    except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+                            yield plain_name(one.filename), cast(BinaryIO, _Member(member))
+                    except (zipfile.BadZipFile, RuntimeError):  # locked, or packed in a way unknown here
                         taken.problems.append(f"{plain_name(one.filename)} can't be read out of {name}; add it alone")
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             taken.problems.append(f"{name} is no zip that can be read ({error}); pack it anew, or add the pictures")
 
 

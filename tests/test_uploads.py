@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 
 import pytest
@@ -91,3 +92,60 @@ def test_a_picture_taken_out_comes_back_with_its_caption(tmp_path):
     assert list_pictures(tmp_path) == []
     restore_picture(tmp_path, "a.png")
     assert list_pictures(tmp_path)[0].caption == "a square"
+
+
+def zipped(method: int = zipfile.ZIP_DEFLATED) -> bytearray:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("cat.png", png())
+        archive.writestr("dog.png", png("blue"))
+    return bytearray(packed.getvalue())
+
+
+def with_flags(version: int = 20, flags: int = 0, method: int = 8) -> bytes:
+    """The zip whose first file says that of itself, in the table of contents and in front of the file."""
+    data, said = zipped(), struct.pack("<HHH", version, flags, method)
+    for signature, at in ((b"PK\x01\x02", 6), (b"PK\x03\x04", 4)):
+        start = data.find(signature) + at
+        data[start : start + len(said)] = said
+    return bytes(data)
+
+
+def damaged(method: int) -> bytes:
+    """The zip with the packed bytes of its first file overwritten."""
+    data, start = zipped(method), 30 + len("cat.png")
+    data[start : start + 20] = bytes(20)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("archive", "says"),
+    [
+        (with_flags(flags=0x1), "cat.png can't be read out of my.zip"),
+        (with_flags(method=99), "cat.png can't be read out of my.zip"),
+        (damaged(zipfile.ZIP_STORED), "cat.png was left out: it is damaged inside of its zip"),
+        (damaged(zipfile.ZIP_DEFLATED), "cat.png was left out: it is damaged inside of its zip"),
+        (damaged(zipfile.ZIP_BZIP2), "cat.png was left out: it is damaged inside of its zip"),
+        (damaged(zipfile.ZIP_LZMA), "cat.png was left out: it is damaged inside of its zip"),
+        (with_flags(version=255), "my.zip is no zip that can be read"),
+        (bytes(zipped())[:60], "my.zip is no zip that can be read"),
+        (b"", "my.zip is no zip that can be read"),
+    ],
+    ids=["locked", "unknown packing", "stored", "deflated", "bzip2", "lzma", "of the future", "cut", "empty"],
+)
+def test_what_is_wrong_with_a_zip_is_one_sentence_and_the_rest_comes_in(tmp_path, archive, says):
+    taken = take_files(tmp_path, [("my.zip", io.BytesIO(archive)), ("good.png", io.BytesIO(png("green")))])
+    assert len(taken.problems) == 1 and taken.problems[0].startswith(says)
+    others = [] if says.startswith("my.zip") else ["dog.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "good.png"]
+
+
+def test_a_full_disk_is_no_damaged_zip(tmp_path, monkeypatch):
+    def full(stream, target, length):
+        stream.read(length)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    taken = take_files(tmp_path, [("my.zip", io.BytesIO(bytes(zipped())))])
+    assert [problem.partition(":")[2] for problem in taken.problems] == [" make room and add it again"] * 2
+    assert list(tmp_path.iterdir()) == []
