@@ -39,7 +39,7 @@ def compose(state: RunState, news: News, folder: RunFolder, host: str) -> Messag
     return Message(f"{name} {title}", "\n".join([*lines, f"Machine: {host}"]), LOOKS.get(news.kind, "warning"))
 
 
-def test_message(target: str, host: str) -> Message:
+def trial_message(target: str, host: str) -> Message:
     """What "send a test" sends."""
     return Message("FluxGym: a test", f"The alert target {target!r} works.\nMachine: {host}")
 

@@ -32,7 +32,7 @@ from fluxcore.errors import UserError
 from fluxcore.log import EventLog, FolderReader, PatientLog
 from fluxcore.runs import RunFolder, RunState
 
-from .message import DeliveryError, Message, compose, test_message
+from .message import DeliveryError, Message, compose, trial_message
 from .pending import LAST_TRY_SECONDS, Pending, age, pending
 from .targets import Target, find_target, load_targets
 
@@ -178,7 +178,7 @@ def _usable(url: str) -> bool:
 
 def _test(outputs: Path, name: str) -> str | None:
     try:
-        _door(find_target(outputs, name)).send(test_message(name, socket.gethostname()))
+        _door(find_target(outputs, name)).send(trial_message(name, socket.gethostname()))
     except (DeliveryError, UserError) as error:
         return str(error)
     return None
