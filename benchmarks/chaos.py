@@ -20,6 +20,7 @@ COUNT = 200
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("--runner-kills", "--any", "--trees"):
         parser.add_argument(option, type=int, nargs="?", const=COUNT, metavar="COUNT")

@@ -129,6 +129,7 @@ def campaign(size: int, kills: int, mode: str, writers: int = 4, most_bytes: int
 
 
 def main() -> int:
+    """The command. Returns 1 where the safe log lost an acknowledged event or its reader failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000, help="over all sizes")
     parser.add_argument("--control-kills", type=int, default=150, help="over all sizes")

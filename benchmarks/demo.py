@@ -37,6 +37,7 @@ SEED = 100
 
 
 def main() -> int:
+    """The command. Returns the demo's own exit code where it fails, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outputs", type=Path)
     parser.add_argument("--run", default="demo")

@@ -271,6 +271,7 @@ def _note(outcome: Outcome, what: str, count: int, where: str) -> None:
 
 
 def main() -> int:
+    """The command. Returns 1 where a fault lost or doubled an event, or was not recovered from."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     logging.disable()  # the trainer's log says that it can't be written, as it should
     table = Table(title="A fault at every system call of an append")

@@ -198,6 +198,7 @@ def run(count: int, seed: int) -> tuple[int, int]:
 
 
 def main() -> int:
+    """The command. Returns 0; what the readers disagree on ends it with an AssertionError."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=200_000, help="half of them are mutated")
     parser.add_argument("--seed", type=int, default=1)

@@ -62,6 +62,7 @@ HANGS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 1 where a hang was not found, killed and resumed to the same LoRA."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stall-seconds", type=float, default=10.0)
     parser.add_argument("--only", choices=[hang.kind for hang in HANGS], help="one kind of hang")

@@ -146,6 +146,7 @@ def look(history: Any, what: str, run: str) -> None:
 
 
 def main() -> int:
+    """The command. Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=1000)

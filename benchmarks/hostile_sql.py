@@ -136,6 +136,7 @@ def make_outputs(root: Path) -> Path:
 
 
 def main() -> int:
+    """The command. Returns 1 where any statement got through."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     table = Table(title="Hostile statements at the SQL box")
     for column in ("kind", "statements", "got through", "seconds"):

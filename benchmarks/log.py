@@ -113,6 +113,7 @@ FEWER = {"mlflow": 2_000}
 
 
 def main() -> int:
+    """The command. Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--events", type=int, default=200_000)

@@ -30,6 +30,7 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="requests whose way to the trainer is timed")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long the 8 live runs are watched, each time")
@@ -80,6 +81,7 @@ class Use:
 
     @classmethod
     def of(cls, pid: int) -> Use:
+        """What a process uses by now."""
         row = read_process(pid)
         assert row is not None, "the runner is gone"
         return cls(time.monotonic(), row.cpu_seconds, row.rss_bytes / 1e6)

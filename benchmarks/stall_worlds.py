@@ -79,6 +79,7 @@ def hung(seed: int) -> World:
 
 
 def main() -> int:
+    """The command. Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300, help="worlds of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of the first of them")

@@ -109,6 +109,7 @@ def bound(count: int) -> float:
 
 
 def main() -> int:
+    """The command. Returns 1 where a healthy run was killed, or a hang found before it began or not at all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--healthy", type=int, default=3000)
     parser.add_argument("--hung", type=int, default=3000)

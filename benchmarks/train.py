@@ -70,6 +70,7 @@ class Job:
 
 
 def main() -> int:
+    """The command. Returns 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--diffusers", type=Path, metavar="PATH", help="diffusers' train_dreambooth_lora_flux.py")
     parser.add_argument("--rounds", type=int, default=3)

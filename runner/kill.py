@@ -46,6 +46,7 @@ class TreeKill:
 
     @property
     def used_kill(self) -> bool:
+        """Whether TERM was not enough."""
         return "SIGKILL" in self.signals
 
     def turn(self, now: float, folder: RunFolder, record: Record, executor: Executor) -> bool:

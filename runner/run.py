@@ -100,6 +100,7 @@ class Run:
 
     @property
     def is_active(self) -> bool:
+        """Whether something is asked of the run, or some of its processes live."""
         return bool(self.state.requests) or self.holds_machine
 
     def is_due(self, now: float) -> bool:

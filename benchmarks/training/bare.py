@@ -15,6 +15,7 @@ WARM_UP = 10
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     for name in ("batch", "tokens", "text-tokens", "rank", "steps"):

@@ -14,6 +14,7 @@ from fluxcore.models.registry import find_model
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--large", action="store_true", help="a transformer of 145 million parameters")

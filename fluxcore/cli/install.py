@@ -178,6 +178,7 @@ class Progress:
 
 
 def main() -> int:
+    """`install.py VENV LOCK`. Returns 0 once installed, 1 where it can't be (and says why), 130 after Ctrl-C."""
     venv, lock = Path(sys.argv[1]).absolute(), Path(sys.argv[2])
     try:
         install(venv, lock)

@@ -30,6 +30,7 @@ READ_ONLY = "only one SELECT at a time is answered here; nothing can be changed"
 
 
 def main() -> None:
+    """The process: the question (see answer_question) in, the answer out, at most `max_output_bytes` of it."""
     question = json.loads(sys.stdin.buffer.read())
     answer = answer_question(question)
     output = json.dumps(answer).encode()
@@ -42,6 +43,10 @@ def main() -> None:
 
 
 def answer_question(question: dict[str, Any]) -> dict[str, Any]:
+    """What `fetch` gives for `sql` over the file `database`; else `error`, a sentence, or `unusable`: no such database.
+
+    `memory_bytes`, `seconds` and `max_rows` bound it, and the process from then on.
+    """
     limit(question["memory_bytes"], question["seconds"])
     try:
         opened = duckdb.connect(question["database"], read_only=True, config=SETTINGS)
@@ -82,6 +87,7 @@ def limit(memory_bytes: int, seconds: float) -> None:
 
 
 def fetch(connection: Any, statement: Any, max_rows: int) -> dict[str, Any]:
+    """`columns`, their `types`, at most `max_rows` of the `rows` as JSON has them; `truncated`: there were more."""
     result = connection.execute(statement)
     columns = [column[0] for column in result.description or []]
     types = [str(column[1]) for column in result.description or []]

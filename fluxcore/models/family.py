@@ -31,6 +31,7 @@ class PromptBatch:
 
     @classmethod
     def stack(cls, embeddings: list[PromptEmbedding], device: torch.device, dtype: torch.dtype) -> PromptBatch:
+        """One batch of them, on `device` in `dtype`."""
         return cls(
             torch.stack([one.pooled for one in embeddings]).to(device, dtype),
             torch.stack([one.sequence for one in embeddings]).to(device, dtype),

@@ -58,6 +58,7 @@ class Phase:
 
     @property
     def total(self) -> int:
+        """Bytes of all parts together."""
         return sum(self.parts.values())
 
 

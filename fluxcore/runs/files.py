@@ -42,6 +42,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
+        """The run's name."""
         return self.path.name
 
     @property
@@ -109,15 +110,19 @@ class RunFolder:
         return self.path / f"{self.name}-state"
 
     def epoch_weights(self, epoch: int) -> Path:
+        """The LoRA after `epoch` (from 1), named as sd-scripts names it."""
         return self.path / f"{self.name}-{epoch:06d}.safetensors"
 
     def epoch_state(self, epoch: int) -> Path:
+        """The state after `epoch` (from 1)."""
         return self.path / f"{self.name}-{epoch:06d}-state"
 
     def step_weights(self, step: int) -> Path:
+        """The LoRA after optimizer step `step` (from 1)."""
         return self.path / f"{self.name}-step{step:08d}.safetensors"
 
     def step_state(self, step: int) -> Path:
+        """The state after optimizer step `step` (from 1)."""
         return self.path / f"{self.name}-step{step:08d}-state"
 
     def sample(self, index: int, seed: int, *, step: int, epoch: int | None = None) -> Path:

@@ -116,6 +116,7 @@ class RunState:
 
     @property
     def is_live(self) -> bool:
+        """Whether a new start or resume is refused: queued, starting, running or stopping."""
         return self.state in LIVE_STATES
 
     @property

@@ -45,10 +45,12 @@ class LoraModule:
 
     @property
     def rank(self) -> int:
+        """The rows of `down`."""
         return int(self.down.shape[0])
 
     @property
     def scale(self) -> Fraction:
+        """alpha / rank, exactly."""
         return Fraction(self.alpha) / self.rank
 
 

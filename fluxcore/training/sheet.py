@@ -70,6 +70,7 @@ def compose(prompts: list[SamplePrompt], before: list[Image.Image], after: list[
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit code: 64 where the run has no LoRA or no prompts."""
     parser = argparse.ArgumentParser(prog="python -m fluxcore.training.sheet")
     parser.add_argument("--outputs", type=Path, required=True)
     parser.add_argument("--run", required=True)

@@ -92,6 +92,7 @@ def evaluate(pipeline: FluxPipeline, emoji: Emoji, count: int, sheet: Path | Non
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, default=PIPELINE)
     parser.add_argument("--count", type=int, default=200)

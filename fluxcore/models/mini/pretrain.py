@@ -33,6 +33,7 @@ STAGES = ("vae", "flow", "distil", "decoder", "export")
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints (ignored by git)")
     parser.add_argument("--stages", default=",".join(STAGES), help="comma-separated, in order")
