@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import struct
 import sys
 import zipfile
 from collections import Counter
@@ -107,7 +108,11 @@ def test_a_real_event_file_is_read_step_by_step_while_it_grows(tmp_path: Path) -
 
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reading_of_an_event(data: bytes) -> None:
-    list(read_event(data))
+    value = b"\n\x04loss\x15" + struct.pack("<f", 0.5)  # its tag, its simple_value
+    event = b"*%c\n%c%s" % (len(value) + 2, len(value), value)
+    (*_, tag, loss), *others = read_event(event + data)
+    assert (tag, loss) == ("loss", 0.5), "what stands before them is read"
+    assert repr([other[2:] for other in others]) == repr([alone[2:] for alone in read_event(data)])  # nan is not nan
 
 
 @contextmanager

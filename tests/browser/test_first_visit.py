@@ -44,8 +44,11 @@ def test_a_page_that_is_none_is_not_found(gym):
     page = gym.open("/conftest")
     page.get_by_text("Page not found").wait_for()
     page.get_by_role("link", name="Runs").first.wait_for()
+    assert page.locator('[data-testid="stException"]').count() == 0, "nothing was run in its place"
 
 
 def test_an_unknown_run_says_so(gym):
     page = gym.open("/run?name=nobody")
     page.get_by_text("There is no run nobody here").wait_for()
+    assert page.get_by_role("link", name="All runs").get_attribute("href") == "runs", "where to go instead"
+    assert not (gym.outputs / "nobody").exists(), "a link that is looked at makes no run"
