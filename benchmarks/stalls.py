@@ -25,7 +25,7 @@ from benchmarks import machine
 from benchmarks.stall_worlds import World, healthy, hung
 from fluxcore.log import Event
 from runner.executor import Activity
-from runner.stalls import BUSY_SECONDS, judge
+from runner.stalls import judge
 from runner.watch import Watch
 
 TURN_SECONDS = 5.0
@@ -45,11 +45,6 @@ class Outcome:
     sample_seconds: float = 0.0
     suspended: float = 0.0
     """How long the machine was suspended between the hang and its end."""
-
-    @property
-    def budget(self) -> float:
-        """The longest that the rules promise to wait: elsewhere than in `train`, where signs of life buy time."""
-        return self.limit if self.verdict.endswith("in train") else max(self.limit, BUSY_SECONDS)
 
     @property
     def delay(self) -> float:

@@ -138,13 +138,3 @@ class NvmlGpus:
         if samples is not None:
             return samples
         return [{**unknown(sample), "problem": "no_answer"} for sample in self._seen]
-
-
-class NoGpus:
-    """A machine without GPUs."""
-
-    def by_index(self) -> dict[int, str]:
-        return {}
-
-    def sample(self) -> list[dict[str, Any]]:
-        return []

@@ -6,8 +6,8 @@ import pytest
 
 from fluxcore.access import make_viewer_token
 from fluxcore.runs import load_run
-from studio import axe
 from studio.shots import addresses, settle
+from tests import axe
 from tests.fake_runs import a_night
 
 pytestmark = pytest.mark.browser
