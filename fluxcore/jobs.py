@@ -103,7 +103,8 @@ def stop_job(outputs: Path, name: str) -> None:
     job = read_job(outputs, name)
     who = Identity.parse(job.process or {}) if job and job.state == "running" else None
     if who and is_alive(who):
-        os.kill(who.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it may end just now
+            os.kill(who.pid, signal.SIGTERM)
 
 
 def forget_job(outputs: Path, name: str) -> None:

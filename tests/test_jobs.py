@@ -68,6 +68,19 @@ def test_a_job_is_started_once_stopped_and_missed(tmp_path, module):
     assert "begin it again" in read_job(tmp_path, "test-a").message
 
 
+def test_a_job_that_ends_while_it_is_stopped_has_ended(tmp_path, module, monkeypatch):
+    def gone(pid, number):
+        raise ProcessLookupError
+
+    start_job(tmp_path, "test-a", module, ["wait"])
+    assert wait_until(lambda: (job := read_job(tmp_path, "test-a")) and job.done == 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("fluxcore.jobs.os.kill", gone)
+        stop_job(tmp_path, "test-a")
+    stop_job(tmp_path, "test-a")
+    assert wait_until(lambda: state(tmp_path) == "stopped")
+
+
 def test_a_name_leads_nowhere_else(tmp_path):
     for name in ("../a", "a", "test-../b", ""):
         with pytest.raises(UserError):
