@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from fluxcore.errors import UserError
 from fluxcore.history.box import MAX_ROWS, MAX_SECONDS
 from fluxcore.runs import default_outputs
 from studio import results, words
+from studio.ask import tried
 from studio.asking import Asked
 from studio.live import live_runs
 from studio.queries import EXAMPLES, load_queries, remove_query, save_query
@@ -47,10 +47,7 @@ def ask() -> None:
 def keep() -> None:
     """Keep what stands in the box under the name that was given."""
     name = " ".join(str(st.session_state.get("sql-name") or "").split())
-    try:
-        save_query(default_outputs(), name, st.session_state.get("sql", ""))
-    except UserError as error:
-        st.toast(str(error), icon=":material/error:", duration="long")
+    if not tried(lambda: save_query(default_outputs(), name, st.session_state.get("sql", ""))):
         return
     st.session_state["sql.name"] = st.session_state["sql-saved"] = name
     st.toast(f"{name} is kept", icon=":material/check:")
@@ -58,10 +55,7 @@ def keep() -> None:
 
 def forget(name: str) -> None:
     """Remove a saved question; what stands in the box stays."""
-    try:
-        remove_query(default_outputs(), name)
-    except UserError as error:
-        st.toast(str(error), icon=":material/error:", duration="long")
+    tried(lambda: remove_query(default_outputs(), name))
     st.session_state["sql-saved"] = None
 
 

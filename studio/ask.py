@@ -94,6 +94,16 @@ def do(request: Callable[[], Any], done: str) -> None:
     _ask(request, done, served=False)
 
 
+def tried(what: Callable[[], object]) -> bool:
+    """Do it; a toast says why where it can't be done. Whether it was."""
+    try:
+        what()
+    except (UserError, OSError) as error:
+        st.toast(sentence(error), icon=":material/error:", duration="long")
+        return False
+    return True
+
+
 def sentence(error: UserError | OSError) -> str:
     """An error as a person reads it."""
     if isinstance(error, OSError):
@@ -106,11 +116,7 @@ def _ask(request: Callable[[], Any], done: str, *, served: bool = True) -> None:
     if access.is_viewer():
         st.toast(access.SENTENCE, icon=":material/visibility:", duration="long")
         return
-    try:
-        request()
-    except (UserError, OSError) as error:
-        st.toast(sentence(error), icon=":material/error:", duration="long")
-    else:
+    if tried(request):
         if done:
             st.toast(done, icon=":material/check:")
         if served:

@@ -8,10 +8,9 @@ import streamlit as st
 
 from fluxcore.captioning import caption_pictures, captioner
 from fluxcore.dataset import Picture
-from fluxcore.errors import UserError
 from fluxcore.jobs import Job, forget_job, read_job, stop_job
 
-from . import words
+from . import ask, words
 from .drafts import Draft
 
 
@@ -88,11 +87,8 @@ def _ended(draft: Draft, job: Job) -> None:
 
 
 def _begin(draft: Draft, every: bool) -> None:
-    try:
-        trigger = str(draft.values["concept_sentence"]).strip()
-        caption_pictures(draft.outputs, job_name(draft), draft.dataset, trigger, all_pictures=every)
-    except UserError as error:
-        st.toast(str(error), icon=":material/error:", duration="long")
+    trigger = str(draft.values["concept_sentence"]).strip()
+    ask.tried(lambda: caption_pictures(*_of(draft), draft.dataset, trigger, all_pictures=every))
 
 
 def _stop(draft: Draft) -> None:

@@ -11,7 +11,7 @@ from fluxcore.config import RunConfig, defaults
 from fluxcore.errors import UserError
 from fluxcore.units import gib
 
-from . import words
+from . import ask, words
 from .drafts import Draft
 from .live import LiveRun, live_runs
 
@@ -138,7 +138,5 @@ def _advise(draft: Draft, config: RunConfig, made: Plan, room: int) -> None:
 def _take(draft: Draft, changes: dict[str, Any]) -> None:
     from . import templates
 
-    try:
-        templates.take(draft, changes, "The settings were changed so that it fits the GPU's memory.")
-    except UserError as error:
-        st.toast(str(error), icon=":material/error:", duration="long")
+    note = "The settings were changed so that it fits the GPU's memory."
+    ask.tried(lambda: templates.take(draft, changes, note))

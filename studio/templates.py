@@ -14,7 +14,7 @@ from fluxcore.config.foreign import read_config
 from fluxcore.config.templates import NOT_KEPT, list_templates, load_template, remove_template, save_template
 from fluxcore.errors import UserError
 
-from . import form, words
+from . import ask, form, words
 from .drafts import Draft
 from .live import live_runs
 
@@ -150,12 +150,13 @@ def _undo(draft: Draft) -> None:
     before = st.session_state.pop(BEFORE, None)
     st.session_state.pop("settings.note", None)
     if before and before[0] == draft.id:
-        _try(lambda: draft.edit(before[1], touched=before[2], forget=True))
+        ask.tried(lambda: draft.edit(before[1], touched=before[2], forget=True))
         form.fill(draft)
 
 
 def _apply_template(draft: Draft, name: str) -> None:
-    _try(lambda: take(draft, load_template(draft.outputs, name), f"The settings are those of the template {name}."))
+    note = f"The settings are those of the template {name}."
+    ask.tried(lambda: take(draft, load_template(draft.outputs, name), note))
 
 
 def _save(draft: Draft) -> None:
@@ -164,11 +165,11 @@ def _save(draft: Draft) -> None:
         st.toast(f"The template {name} is kept", icon=":material/bookmark_added:")
         st.session_state["template-name"] = ""
 
-    _try(save)
+    ask.tried(save)
 
 
 def _remove(draft: Draft, name: str) -> None:
-    _try(lambda: remove_template(draft.outputs, name))
+    ask.tried(lambda: remove_template(draft.outputs, name))
     st.session_state.pop("template", None)
 
 
@@ -177,7 +178,7 @@ def _apply_run(draft: Draft, name: str) -> None:
     if run is None:
         return
     known = {key: value for key, value in from_export(run.state.config)[0].items() if key not in NOT_KEPT}
-    _try(lambda: take(draft, known, f"The settings are those of {words.escape(name)}."))
+    ask.tried(lambda: take(draft, known, f"The settings are those of {words.escape(name)}."))
 
 
 def _import(draft: Draft, widget: str) -> None:
@@ -193,7 +194,7 @@ def _import(draft: Draft, widget: str) -> None:
         known.pop("resume_from_checkpoint", None)
         take(draft, known, words.escape(f"The settings are those of {file.name}.{left}"))
 
-    _try(read)
+    ask.tried(read)
 
 
 def _apply_text(draft: Draft) -> None:
@@ -215,10 +216,3 @@ def _apply_text(draft: Draft) -> None:
         st.session_state.pop("config.text.problem", None)
         st.session_state.pop("config.text.seen", None)  # the text is written anew, as the form has it now
         form.fill(draft)
-
-
-def _try(what: Any) -> None:
-    try:
-        what()
-    except UserError as error:
-        st.toast(str(error), icon=":material/error:", duration="long")

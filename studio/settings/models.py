@@ -128,11 +128,4 @@ def _token() -> None:
         except UserError as error:
             st.error(words.escape(str(error)), icon=":material/error:")
     if source == "file":
-        st.button("Forget the token", key="hub-token-forget", type="tertiary", on_click=_forget)
-
-
-def _forget() -> None:
-    try:
-        forget_token()
-    except UserError as error:
-        st.toast(str(error), icon=":material/error:", duration="long")
+        st.button("Forget the token", key="hub-token-forget", type="tertiary", on_click=ask.tried, args=(forget_token,))
