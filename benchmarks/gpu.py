@@ -28,6 +28,7 @@ WARM_UP = 3
 
 
 def main() -> int:
+    """The command. Returns 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="flux-dev", help="whose shape the transformer has")
     parser.add_argument("--presets", default="", metavar="8G,24G,…", help="default: all that the GPU has room for")
@@ -99,8 +100,9 @@ def child(preset: str, asked: argparse.Namespace) -> dict[str, Any]:
     from fluxcore.models.family import PromptBatch, family_of
     from fluxcore.models.loading import PromptEmbedding
     from fluxcore.training.data import Batch
+    from fluxcore.training.network import DTYPES
     from fluxcore.training.optimizers import make_optimizer
-    from fluxcore.training.train import DTYPES, Training
+    from fluxcore.training.train import Training
 
     config, model = config_for(preset, asked), find_model(asked.base)
     device, dtype = torch.device("cpu" if asked.cpu else "cuda"), DTYPES[config.mixed_precision]
@@ -108,7 +110,7 @@ def child(preset: str, asked: argparse.Namespace) -> dict[str, Any]:
     shape = model_files(model)
     transformer, parameters = _transformer(shape["transformer"], config, family, device, dtype)
     optimizer = make_optimizer(config, parameters)
-    training = Training(SimpleNamespace(), config, SimpleNamespace())  # type: ignore[arg-type]
+    training = Training(SimpleNamespace(), config, SimpleNamespace(attempt=None))  # type: ignore[arg-type]
     training.family = family
     pipeline = SimpleNamespace(transformer=transformer)
     side = asked.resolution // 2 ** (len(shape["vae"]["block_out_channels"]) - 1)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # Before torch loads its threads: by default those that wait for others spin. On a processor that something else uses as
 # well (the app, another run) they take each other's time, and a training on the CPU takes several times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before diffusers looks for it: models/loading.py says why, and `train.py` alone would import diffusers first.
+# Before diffusers looks for it: models/loading.py says why, and `optimizers.py` alone would import diffusers first.
 sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 

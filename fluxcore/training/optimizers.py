@@ -1,4 +1,7 @@
-"""The optimizers, each from the library that its authors keep; what isn't installed is asked for in a sentence."""
+"""The optimizers and the learning rate's schedule.
+
+Each optimizer is from the library that its authors keep; what isn't installed is asked for in a sentence.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from diffusers.optimization import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from fluxcore.config import RunConfig
 from fluxcore.config.arguments import parse_optimizer_args
@@ -44,6 +49,19 @@ def make_optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> t
         return kind(parameters, lr=config.rate, **{**arguments, **parse_optimizer_args(config.optimizer_args)})
     except (TypeError, ValueError) as error:
         raise _refused(f"optimizer_args don't suit {name} ({error}): mend or empty them") from None
+
+
+def make_schedule(config: RunConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
+    """The config's learning rate over all steps, as diffusers and sd-scripts build it."""
+    schedule: LambdaLR = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=total_steps,
+        num_cycles=config.lr_scheduler_num_cycles,
+        power=config.lr_scheduler_power,
+    )
+    return schedule
 
 
 def effective_rate(optimizer: torch.optim.Optimizer, scheduled: float) -> float:
