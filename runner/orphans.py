@@ -39,6 +39,7 @@ class Orphan:
         return self.folder.name
 
     former_name = ""
+    """As a Run has it: among those that hold places (`waiting.py`) both are asked."""
 
 
 def look(runner: Runner, missing: list[str]) -> None:
