@@ -74,7 +74,7 @@ class FakeRun:
             },
             wait=1,
         )
-        self.append("trainer", "phase.started", {"phase": "train", "total": 960, "unit": "step"}, wait=3)
+        self.append("trainer", "phase.started", {"phase": "train", "total": 960, "unit": "steps"}, wait=3)
 
     def end_trainer(self) -> None:
         """End the process that plays the trainer."""
@@ -212,7 +212,7 @@ def a_night(outputs: Path) -> dict[str, FakeRun]:
     run.steps(120)
     run.sample()
     run.machine()
-    run.append("trainer", "phase.started", {"phase": "train", "total": 960, "unit": "step"})
+    run.append("trainer", "phase.started", {"phase": "train", "total": 960, "unit": "steps"})
     run.folder.train_log.write_text("".join(f"step {i} loss 0.3\n" for i in range(300)))
     run.folder.monitor_log.write_text("2026-11-23 20:01:15 - INFO - monitors my-cat\n")
     FakeRun(outputs, "sketches", minutes_ago=5)

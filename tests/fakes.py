@@ -281,7 +281,7 @@ class World:
 
     def train(self, name: str, first: int, last: int) -> None:
         """Steps a second apart, the runner turning."""
-        self.trainer(name).log.append("phase.started", {"phase": "train", "total": 1000, "unit": "step"})
+        self.trainer(name).log.append("phase.started", {"phase": "train", "total": 1000, "unit": "steps"})
         for step in range(first, last + 1):
             self.step(name, step)
             self.turns(1, 1.0)

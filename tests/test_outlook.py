@@ -54,7 +54,7 @@ def test_stuck_twice_at_the_same_step(world: World) -> None:
     world.turns(50, 1.0)
     assert "resuming by itself from cat-step00000004-state" in monitor(world)
     assert not any("not resumed" in line for line in monitor(world))
-    world.trainer("cat").log.append("phase.started", {"phase": "train", "total": 1000, "unit": "step"})
+    world.trainer("cat").log.append("phase.started", {"phase": "train", "total": 1000, "unit": "steps"})
     world.turns(80, 1.0)
     assert monitor(world)[-3] == ("It is not resumed by itself: it was resumed already and got stuck at step 4 again.")
 
@@ -125,7 +125,7 @@ def test_the_page_says_why_it_stays(world: World) -> None:
 
     stuck(world, auto_resume=2)
     world.turns(50, 1.0)
-    world.trainer("cat").log.append("phase.started", {"phase": "train", "total": 1000, "unit": "step"})
+    world.trainer("cat").log.append("phase.started", {"phase": "train", "total": 1000, "unit": "steps"})
     world.turns(80, 1.0)
     run: Any = SimpleNamespace(state=world.state("cat"), folder=RunFolder(world.outputs / "cat"))
     assert "it was resumed already and got stuck at step 4 again. It can go on from step 4." in why(run)
@@ -140,7 +140,7 @@ def test_status_of_a_live_run_shows_its_machine_and_how_old_the_last_sign_is(
     monkeypatch.setattr("fluxcore.cli.look._observed", lambda state, outputs: state.state)
     world.start("cat")
     log = world.trainer("cat").log
-    log.append("phase.started", {"phase": "cache", "total": 22, "unit": "picture"})
+    log.append("phase.started", {"phase": "cache", "total": 22, "unit": "pictures"})
     log.append("phase.progress", {"phase": "cache", "done": 9, "total": 22})
     world.turns(40, 1.0)
     shown = {line[:18].strip(): line[18:].strip() for line in status(capsys, world).splitlines()}

@@ -161,7 +161,7 @@ def _live(state: RunState, folder: RunFolder) -> dict[str, Any]:
     attempt, shown = state.live_attempt, dict[str, Any]()
     if state.phase:
         counted = state.phase_unit != "bytes" and state.phase_done is not None and state.phase_total
-        of = f" {state.phase_done:,.0f} of {state.phase_total:,.0f} {state.phase_unit}s" if counted else ""
+        of = f" {state.phase_done:,.0f} of {state.phase_total:,.0f} {state.phase_unit}".rstrip() if counted else ""
         shown["phase"] = state.phase + of
     if attempt is not None:
         shown["trainer's pid"] = attempt.pid
