@@ -28,8 +28,9 @@ def show(draft: Draft, config: RunConfig, pictures: int, steps: int) -> None:
 
 
 @st.fragment(run_every=2.0)
-def _waiting(draft: Draft, config: RunConfig, pictures: int, steps: int) -> None:
-    if _planned(draft, config, pictures)[0] is not None:
+def _waiting(draft: Draft, config: RunConfig, pictures: int) -> None:
+    made, problem = _planned(draft, config, pictures)
+    if made is not None or problem:
         st.rerun()
     st.caption(":material/hourglass_top: Memory: being calculated …")
 
@@ -51,7 +52,7 @@ def _lines(draft: Draft, config: RunConfig, pictures: int, steps: int) -> None:
     each, source = seconds_a_step(config, made)
     st.markdown(time_words(each, source, steps))
     if made is not None:
-        room, whose = _room(config)
+        room, whose = _room()
         fits = made.fits(room or size_of(config.vram))
         icon = ":green[:material/check_circle:]" if fits else ":orange[:material/warning:]"
         st.markdown(
@@ -68,7 +69,7 @@ def _lines(draft: Draft, config: RunConfig, pictures: int, steps: int) -> None:
     elif problem:
         st.caption(f":material/help: Memory and disk: not known ({words.escape(problem)})")
     else:
-        _waiting(draft, config, pictures, steps)
+        _waiting(draft, config, pictures)
 
 
 def time_words(each: float | None, source: str, steps: int) -> str:
@@ -103,7 +104,7 @@ def _by_speed(gpu: dict[str, Any] | None, made: Plan | None) -> tuple[float | No
     return made.step_seconds(known), f"estimated: {UTILISATION:.0%} of a {known.name}'s stated speed"
 
 
-def _room(config: RunConfig) -> tuple[int | None, str]:
+def _room() -> tuple[int | None, str]:
     """Bytes of this machine's GPU as the newest run saw it; None where none was seen: then the preset's count."""
     runs: list[LiveRun] = live_runs().all()[:20]
     for run in runs:
