@@ -41,7 +41,7 @@ def good_lines(rng: random.Random, count: int) -> list[bytes]:
 
 def _event(rng: random.Random, n: int) -> tuple[str, dict[str, Any]]:
     kind = rng.randrange(14)
-    number: Callable[[], Any] = lambda: rng.choice([rng.random(), rng.random(), None, math.nan, 1e-7, -3, math.inf])  # noqa: E731
+    number: Callable[[], Any] = lambda: rng.choice([rng.random(), rng.random(), None, math.nan, 1e-7, -3, math.inf])
     if kind < 7:
         seconds = rng.choice([0.5, None, -1.0])
         data = {"step": n, "total_steps": 900, "epoch": 1 + n // 100, "loss": number(), "lr": 1e-4}

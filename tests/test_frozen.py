@@ -31,7 +31,7 @@ def tiny(dtype: torch.dtype = torch.bfloat16, doubles: int = 2, singles: int = 2
 def step(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """One forward and backward pass on fixed noise; the output."""
     noise = torch.Generator().manual_seed(1)
-    random = lambda *shape: torch.randn(*shape, generator=noise).to(dtype)  # noqa: E731
+    random = lambda *shape: torch.randn(*shape, generator=noise).to(dtype)
     out: torch.Tensor = model(
         hidden_states=random(2, 16, 64), timestep=torch.tensor([0.2, 0.9], dtype=dtype), guidance=torch.ones(2),
         pooled_projections=random(2, 64), encoder_hidden_states=random(2, 8, 64), txt_ids=torch.zeros(8, 3),

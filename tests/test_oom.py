@@ -16,7 +16,7 @@ from fluxcore.log import Event
 from fluxcore.runs import request_start
 from runner.host import cgroup_available
 from runner.watch import OOM_SECONDS, Watch
-from tests.test_runner_process import ROOT, Place, place  # noqa: F401, F811
+from tests.test_runner_process import ROOT, Place, place  # noqa: F401
 from tests.test_shim import wait_until
 
 LIMIT = 400 << 20
@@ -58,7 +58,7 @@ def test_the_victim_is_known_and_who_is_killed_later_is_not_one(
     place: Place,  # noqa: F811
     group: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)

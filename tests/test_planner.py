@@ -33,8 +33,8 @@ def flux(**settings: Any) -> RunConfig:
 
 def flux_parameters(width: int, doubles: int, singles: int, text: int, channels: int, pooled: int, head: int) -> int:
     """Of a FLUX transformer with guidance, by hand: matrices and their biases, and the norms of queries and keys."""
-    linear = lambda inputs, outputs: (inputs + 1) * outputs  # noqa: E731
-    embedder = lambda inputs: linear(inputs, width) + linear(width, width)  # noqa: E731
+    linear = lambda inputs, outputs: (inputs + 1) * outputs
+    embedder = lambda inputs: linear(inputs, width) + linear(width, width)
     double = 2 * (linear(width, 6 * width) + 4 * linear(width, width) + 2 * head)
     double += 2 * (linear(width, 4 * width) + linear(4 * width, width))
     single = linear(width, 3 * width) + 3 * linear(width, width) + 2 * head

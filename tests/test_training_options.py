@@ -69,7 +69,7 @@ def test_noise_levels_have_their_distributions() -> None:
     assert torch.allclose(torch.logit(shifted), 1 + 0.5 * normal, atol=1e-3)
     flat, peaked = (draw_sigmas(normal, "mode", mode_scale=scale) for scale in (0.0, 1.29))
     assert torch.allclose(flat, 1 - uniform)
-    middle = lambda sigma: float(((sigma > 0.4) & (sigma < 0.6)).float().mean())  # noqa: E731
+    middle = lambda sigma: float(((sigma > 0.4) & (sigma < 0.6)).float().mean())
     assert middle(peaked) > 1.5 * middle(flat) and peaked.min() >= 0 and peaked.max() <= 1
 
 

@@ -51,7 +51,7 @@ def app(
     server = start_server(address, port, folder, token, detach)
     site = f"http://{shown_host(address)}:{port}/"
     try:
-        wait_until_it_answers(server, address, port, detach)
+        wait_until_it_answers(server, address, port)
         if detach:
             write_pid_file(server.pid, site)
         # The one line that a person clicks on; the token stands in no log.
@@ -146,7 +146,7 @@ def start_server(address: str, port: int, outputs: Path, token: str, detach: boo
         )
 
 
-def wait_until_it_answers(server: subprocess.Popen[bytes], address: str, port: int, detach: bool) -> None:
+def wait_until_it_answers(server: subprocess.Popen[bytes], address: str, port: int) -> None:
     """Return once the server speaks HTTP. Raises UserError where it ends or stays silent."""
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(address, shown_host(address))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

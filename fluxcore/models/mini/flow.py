@@ -75,7 +75,7 @@ def flow_stage(work: Path, steps: int, corpus: Corpus, begin: dict[str, nn.Modul
     return Stage(work / "flow.pt", modules, steps, learning_rate=1e-3, weight_decay=0.01)
 
 
-def distil_stage(work: Path, steps: int, corpus: Corpus, teacher: nn.ModuleDict) -> Stage:
+def distil_stage(work: Path, steps: int, teacher: nn.ModuleDict) -> Stage:
     """The distillation stage: starts as the teacher, resumed where its checkpoint stands."""
     return Stage(work / "distil.pt", copy.deepcopy(teacher), steps, learning_rate=4e-4, ema_decay=0.998)
 

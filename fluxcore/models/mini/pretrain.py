@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, emoji: Emoji) -> None:
     flow.use_ema()
     modules, seconds["flow"] = flow.modules, flow.seconds
     if "distil" in stages or (work / "distil.pt").exists():
-        distil = distil_stage(work, arguments.distil_steps, corpus, flow.modules)
+        distil = distil_stage(work, arguments.distil_steps, flow.modules)
         if "distil" in stages:
             train_distil(distil, corpus, flow.modules)
         distil.use_ema()
