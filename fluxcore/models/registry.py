@@ -20,7 +20,7 @@ from .files import PARTS, FileFolder, is_schnell, scan_folder
 REGISTRY_FILE = Path(__file__).with_name("registry.toml")
 OWN_FILE = "models.toml"
 OWN_VARIABLE = "FLUXGYM_MODELS"
-FAMILIES = ("flux",)
+FAMILIES = ("flux", "flux2-klein")
 DEFAULT_TOKENS = 512
 DEFAULT_SAMPLE_STEPS = 20
 SCHNELL: dict[str, Any] = {"tokens": 256, "sample_steps": 4, "defaults": {"timestep_sampling": "sigmoid"}}

@@ -263,7 +263,26 @@ class KeyNames(NamedTuple):
     from_file: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, float]]]
 
 
-KEY_NAMES = {"flux1": KeyNames(lambda state, alpha, form: TO_FORMAT[form](state, alpha), to_peft)}
+def _flux2_to_file(state: Mapping[str, Tensor], alpha: float, form: LoraFormat) -> dict[str, Tensor]:
+    """FLUX.2's LoRA under diffusers' names, the only ones known here. Its reader takes no `.alpha`: the scale goes into
+    the ups, exactly where alpha / rank is a power of two."""
+    out: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        scale = alpha / tensor.shape[1] if key.endswith(".lora_B.weight") else 1.0
+        out[f"transformer.{key}"] = tensor if scale == 1 else (tensor.float() * scale).to(tensor.dtype)
+    return out
+
+
+def _flux2_from_file(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    tensors = {key.removeprefix("transformer."): tensor for key, tensor in state.items()}
+    downs = {key.removesuffix(".lora_A.weight"): t for key, t in tensors.items() if key.endswith(".lora_A.weight")}
+    return tensors, {path: float(down.shape[0]) for path, down in downs.items()}
+
+
+KEY_NAMES = {
+    "flux2": KeyNames(_flux2_to_file, _flux2_from_file),
+    "flux1": KeyNames(lambda state, alpha, form: TO_FORMAT[form](state, alpha), to_peft),
+}
 """By `Family.key_names`."""
 
 

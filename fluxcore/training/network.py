@@ -29,7 +29,11 @@ from .lora_keys import KEY_NAMES
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a config calls a precision: `mixed_precision`, `save_precision`."""
-_KINDS = {"attn": r"attn\..+|proj_out", "mlp": r"ff(_context)?\.net\..+|proj_mlp|proj_out", "mod": r"norm.*\.linear"}
+_KINDS = {
+    "attn": r"attn\..+|proj_out",
+    "mlp": r"ff(_context)?\.(net\..+|linear_(in|out))|proj_mlp|proj_out|attn\.(to_qkv_mlp_proj|to_out)",
+    "mod": r"norm.*\.linear",
+}
 """Which layers of a block are its attention, its MLP, its modulation. A single block's `proj_out` ends both."""
 _BLOCK = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
 
