@@ -1,9 +1,9 @@
 """FLUX.2 klein as the trainer sees it: Qwen3's hidden layers, latents normalised by the VAE's statistics, LoRA targets.
 
-Read from diffusers' `Flux2KleinPipeline`: a prompt is three hidden layers of Qwen3 side by side; a picture's latents are
-patched 2 x 2 first and normalised per channel of the patches by running statistics; token positions have four axes;
-the sampler's shift depends on the number of tokens and of steps. There is no guidance embedding: what is distilled
-needs none, what is not (`-base`) is drawn with classifier-free guidance.
+Read from diffusers' `Flux2KleinPipeline`: a prompt is three hidden layers of Qwen3 side by side; a picture's latents
+are patched 2 x 2 first and normalised per channel of the patches by running statistics; positions have four axes; the
+sampler's shift depends on the number of tokens and of steps. There is no guidance embedding: what is distilled needs
+none, what is not (`-base`) is drawn with classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def predict_velocity(
 
 @torch.no_grad()
 def draw(pipeline: Flux2KleinPipeline, what: Drawing) -> Image.Image:
-    """One picture by the pipeline's own sampling; `guidance` counts for nothing here, `scale` where it isn't distilled."""
+    """One picture by the pipeline's own sampling. `guidance` counts for nothing, `scale` if it isn't distilled."""
 
     def after_step(_: object, step: int, timestep: object, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         what.on_step()
