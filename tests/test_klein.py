@@ -17,7 +17,7 @@ from tests.training_tools import events_of, lora_of, losses_of, new_run, same, s
 SETTINGS = {
     "base_model": "tiny-klein", "resolution": 64, "mixed_precision": "no", "save_precision": "float", "network_dim": 4,
     "network_alpha": 2.0, "max_train_steps": 4, "sample_prompts": "red apple --s 3", "sample_every_n_steps": 4,
-    "learning_rate": "1e-2",
+    "learning_rate": "3e-1",
 }  # fmt: skip
 
 
