@@ -25,6 +25,19 @@ DEFAULT_TOKENS = 512
 DEFAULT_SAMPLE_STEPS = 20
 SCHNELL: dict[str, Any] = {"tokens": 256, "sample_steps": 4, "defaults": {"timestep_sampling": "sigmoid"}}
 """What a model without a guidance embedding needs, where nobody says otherwise; flux-schnell's entry says the same."""
+KLEIN: dict[str, Any] = {
+    "family": "flux2-klein",
+    "tokens": 512,
+    "sample_steps": 50,
+    "defaults": {"timestep_sampling": "flux_shift"},
+}
+"""Likewise of a FLUX.2 klein that isn't distilled."""
+KLEIN_DISTILLED_STEPS, KLEIN_4B_WIDTH = 4, 3072
+KLEIN_PRESETS: dict[str, dict[str, Any]] = {
+    "4b": {"8G": {"blocks_to_swap": 0}, "12G": {"blocks_to_swap": 0}},
+    "9b": {"12G": {"blocks_to_swap": 0, "encode_on_cpu": True}, "16G": {"encode_on_cpu": True}},
+}
+"""Where klein's sizes need other memory settings than FLUX.1; docs/memory.md has the plan of each."""
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+)")
 """A file on the Hub, `owner/repository:file`."""
 
@@ -39,6 +52,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "tokens": (int, "a whole number"),
     "sample_steps": (int, "a whole number"),
     "defaults": (dict, "a table [name.defaults]"),
+    "presets": (dict, "tables such as [name.presets.12G]"),
 }
 _outputs: Path | None = None
 
@@ -67,7 +81,12 @@ class BaseModel:
     tokens: int = DEFAULT_TOKENS
     sample_steps: int = DEFAULT_SAMPLE_STEPS
     defaults: dict[str, Any] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     unclear: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self, vram: str) -> dict[str, Any]:
+        """What this model sets of a config with that memory preset."""
+        return {**self.defaults, **self.presets.get(vram, {})}
 
 
 def use_outputs(outputs: Path) -> Path:
@@ -119,7 +138,7 @@ def find_model(name_or_path: str) -> BaseModel:
 def _in_folder(folder: Path, **entry: Any) -> BaseModel:
     """The model in `folder`: of diffusers' layout, or of single files as ComfyUI and Forge keep them."""
     if (folder / "model_index.json").is_file():
-        return BaseModel(path=folder, **(SCHNELL if _is_schnell_folder(folder) else {}) | entry)
+        return BaseModel(path=folder, **_kind_of_folder(folder) | entry)
     found: FileFolder = scan_folder(folder)
     if not found.files:
         raise ModelNotFound(
@@ -130,11 +149,23 @@ def _in_folder(folder: Path, **entry: Any) -> BaseModel:
     return BaseModel(files=found.files, unclear=found.unclear, **(SCHNELL if schnell else {}) | entry)
 
 
-def _is_schnell_folder(folder: Path) -> bool:
+def _kind_of_folder(folder: Path) -> dict[str, Any]:
+    """What a diffusers folder says of itself by its config files; {} where it is a FLUX.1-dev or can't be read."""
     try:
-        return json.loads((folder / "transformer" / "config.json").read_text())["guidance_embeds"] is False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        index = json.loads((folder / "model_index.json").read_text())
+        transformer = json.loads((folder / "transformer" / "config.json").read_text())
+        if index.get("_class_name") == "Flux2KleinPipeline":
+            large = transformer["num_attention_heads"] * transformer["attention_head_dim"] > KLEIN_4B_WIDTH
+            return klein_entry(large, bool(index.get("is_distilled")))
+        return SCHNELL if transformer["guidance_embeds"] is False else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def klein_entry(large: bool, distilled: bool) -> dict[str, Any]:
+    """What a FLUX.2 klein of 9 (`large`) or 4 billion values needs, where nobody says otherwise."""
+    steps = {"sample_steps": KLEIN_DISTILLED_STEPS} if distilled else {}
+    return KLEIN | steps | {"presets": KLEIN_PRESETS["9b" if large else "4b"]}
 
 
 def base_files(model: BaseModel, given: Mapping[str, str]) -> dict[str, str]:
@@ -203,6 +234,8 @@ def _entry(name: str, entry: Any, file: Path) -> BaseModel:
         kind, wanted = _TYPES[key]
         if not isinstance(value, kind) or (isinstance(value, int) and kind is int and (value is True or value < 1)):
             raise ModelNotFound(f"[{name}] has {key} = {value!r}: it must be {wanted}")
+    if not all(isinstance(values, dict) for values in entry.get("presets", {}).values()):
+        raise ModelNotFound(f"[{name}.presets] must hold tables such as [{name}.presets.12G]")
     if entry.get("family", FAMILIES[0]) not in FAMILIES:
         raise ModelNotFound(f"[{name}] has the family {entry['family']!r}: it must be one of {', '.join(FAMILIES)}")
     sources = [key for key in ("path", "repo", "files") if entry.get(key)]
