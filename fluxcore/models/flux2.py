@@ -16,6 +16,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from PIL import Image
 from safetensors import SafetensorError
 
+from . import klein_files
 from .errors import ModelError
 from .family import Drawing, Family, Grid, PromptBatch
 from .files import SingleFiles
@@ -57,7 +58,9 @@ def load_image_side(base: Base, dtype: torch.dtype, device: torch.device) -> Flu
 
 def _load(base: Base, dtype: torch.dtype, **without: Any) -> Flux2KleinPipeline:
     if isinstance(base, SingleFiles):
-        raise ModelError("FLUX.2 klein is read from a diffusers folder, not from single files")
+        pipeline = klein_files.load_pipeline(base, dtype, **without)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
     try:
         pipeline = Flux2KleinPipeline.from_pretrained(
             base, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **without

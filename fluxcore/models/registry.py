@@ -15,7 +15,7 @@ from typing import Any
 from fluxcore.errors import UserError
 from fluxcore.runs.files import default_outputs
 
-from .files import PARTS, FileFolder, is_schnell, scan_folder
+from .files import ALL_PARTS, KLEIN_PARTS, PARTS, FileFolder, is_schnell, scan_folder
 
 REGISTRY_FILE = Path(__file__).with_name("registry.toml")
 OWN_FILE = "models.toml"
@@ -66,8 +66,8 @@ class BaseModel:
     """One entry of the registry (see registry.toml), or a folder of the user's.
 
     It lies in a diffusers folder (`path`), in a repository of that layout on the Hub (`repo`), or in single files:
-    `files` has for each of PARTS the absolute path of one, or `owner/repository:file`. `unclear` says of a part that
-    is not in `files` why it was not found.
+    `files` has for each of its `parts` the absolute path of one, or `owner/repository:file`. `unclear` says of a part
+    that is not in `files` why it was not found.
     """
 
     name: str
@@ -83,6 +83,11 @@ class BaseModel:
     defaults: dict[str, Any] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     unclear: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of its single files, were it to lie in such."""
+        return KLEIN_PARTS if self.family == KLEIN["family"] else PARTS
 
     def settings(self, vram: str) -> dict[str, Any]:
         """What this model sets of a config with that memory preset."""
@@ -143,10 +148,17 @@ def _in_folder(folder: Path, **entry: Any) -> BaseModel:
     if not found.files:
         raise ModelNotFound(
             f"there is no base model in {folder}: neither model_index.json (a diffusers folder) nor FLUX files "
-            "such as flux1-dev.safetensors, ae.safetensors, clip_l.safetensors and t5xxl_fp16.safetensors"
+            "such as flux1-dev.safetensors, ae.safetensors, clip_l.safetensors and t5xxl_fp16.safetensors, or "
+            "flux-2-klein-base-4b.safetensors, flux2-vae.safetensors and qwen_3_4b.safetensors"
         )
-    schnell = PARTS[0] in found.files and is_schnell(Path(found.files[PARTS[0]]))
-    return BaseModel(files=found.files, unclear=found.unclear, **(SCHNELL if schnell else {}) | entry)
+    transformer = found.files.get(PARTS[0])
+    kind: dict[str, Any] = {}
+    if found.klein:
+        name = Path(transformer or "").name.lower()
+        kind = klein_entry("9b" in name, "base" not in name)
+    elif transformer and is_schnell(Path(transformer)):
+        kind = SCHNELL
+    return BaseModel(files=found.files, unclear=found.unclear, **kind | entry)
 
 
 def _kind_of_folder(folder: Path) -> dict[str, Any]:
@@ -168,25 +180,32 @@ def klein_entry(large: bool, distilled: bool) -> dict[str, Any]:
     return KLEIN | steps | {"presets": KLEIN_PRESETS["9b" if large else "4b"]}
 
 
+_COUNTS = {3: "three", 4: "four"}
+
+
 def base_files(model: BaseModel, given: Mapping[str, str]) -> dict[str, str]:
     """Where the single files of a base model lie: `given`, a config's own paths by part ("" = none), over the model's.
 
     Part → path, or `owner/repository:file`; {} where it is no model of single files and none is given. Raises
     ModelNotFound, saying what to set.
     """
-    own = {part: path for part in PARTS if (path := given.get(part))}
+    own = {part: path for part in ALL_PARTS if (path := given.get(part))}
+    if foreign := [part for part in own if part not in model.parts]:
+        raise ModelNotFound(f"{model.name} has no {', '.join(foreign)}: its files are {', '.join(model.parts)}")
     files = {**model.files, **own}
     if not files:
         return {}
     if model.path is not None:
         raise ModelNotFound(
             f"{', '.join(own)} can't be combined with {model.name}, a diffusers folder: set base_model to what the "
-            "files are, such as flux-dev"
+            "files are, such as flux-dev or flux2-klein-base-4b"
         )
-    missing = [part for part in PARTS if part not in files]
+    missing = [part for part in model.parts if part not in files]
     if missing:
         why = "; ".join(f"{part}: {model.unclear[part]}" for part in missing if part in model.unclear)
-        raise ModelNotFound(f"set {', '.join(missing)} to their paths ({why or 'all four files are needed'})")
+        raise ModelNotFound(
+            f"set {', '.join(missing)} to their paths ({why or f'all {_COUNTS[len(model.parts)]} files are needed'})"
+        )
     for part, path in files.items():
         local = part in own or not HUB_FILE.fullmatch(path)
         if local and not (os.path.isabs(path) and os.path.isfile(path)):
@@ -252,8 +271,8 @@ def _entry(name: str, entry: Any, file: Path) -> BaseModel:
 
 
 def _file(name: str, part: str, value: Any, file: Path) -> str:
-    if part not in PARTS:
-        raise ModelNotFound(f"[{name}.files] has {part}: it may have {', '.join(PARTS)}")
+    if part not in ALL_PARTS:
+        raise ModelNotFound(f"[{name}.files] has {part}: it may have {', '.join(ALL_PARTS)}")
     if not isinstance(value, str) or not value:
         raise ModelNotFound(f'[{name}.files] has {part} = {value!r}: it must be a path or "owner/repository:file"')
     if HUB_FILE.fullmatch(value):
