@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fluxcore.training.lora_file import IMPLEMENTATION
+from fluxcore.training.lora_file import implementation
 from fluxcore.training.lora_keys import LoraFormat
 
 _ARCHITECTURES = {"dev": "flux-1-dev", "schnell": "flux-1-schnell"}
@@ -73,7 +73,7 @@ class TrainingInfo:
     model_prediction_type: str | None = None
     guidance_scale: float | None = None
     sd_model_name: str | None = None  # the base model's file or repository
-    network_module: str | None = "networks.lora_flux"
+    network_module: str = "networks.lora_flux"
     network_args: Mapping[str, Any] | None = None
     tag_frequency: Mapping[str, Mapping[str, int]] | None = None  # folder -> tag -> count, see count_tags
     dataset_dirs: Mapping[str, Mapping[str, int]] | None = None  # folder -> {"n_repeats": …, "img_count": …}
@@ -120,7 +120,7 @@ def sd_scripts_metadata(
     spec |= {
         "sai_model_spec": "1.0.1",
         "architecture": "flux-2-klein/lora" if klein else f"{_ARCHITECTURES.get(flux_type, 'flux-1')}/lora",
-        "implementation": IMPLEMENTATION[names],
+        "implementation": implementation(names, klein),
         "resolution": f"{info.resolution[0]}x{info.resolution[1]}",
         "date": datetime.fromtimestamp(int(finished_at), UTC).isoformat(),
     }

@@ -65,7 +65,7 @@ def training_info(
         bucket_info=_buckets(layout),
         network_module=_network_module(config, model),
         network_args=_network_args(config),
-        lora_format="diffusers" if model.family == "flux2-klein" else config.lora_format,
+        lora_format=config.lora_format,
         family=model.family,
         license=model.licence,
         thumbnail=thumbnail,
@@ -93,11 +93,11 @@ def _buckets(layout: Layout) -> dict[str, object] | None:
     return {"buckets": {str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(sizes)}}
 
 
-def _network_module(config: RunConfig, model: BaseModel) -> str | None:
-    """Whose file it is; None where sd-scripts have no such network."""
+def _network_module(config: RunConfig, model: BaseModel) -> str:
+    """Whose file it is."""
     if config.network_algo != "lora":
         return "lycoris.kohya"
-    return "networks.lora_flux" if model.family == "flux" else None
+    return "networks.lora_flux" if model.family == "flux" else "networks.lora_flux_2"  # kohya's musubi-tuner
 
 
 def _network_args(config: RunConfig) -> dict[str, object] | None:
