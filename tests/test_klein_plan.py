@@ -132,7 +132,7 @@ def test_each_preset_holds_both_sizes(vram: str) -> None:
     for name, found in (("flux2-klein-base-4b", fp8_4b), ("flux2-klein-base-9b", FP8_9B)):
         config = resolve_config({"base_model": name, "vram": vram})
         made = make_plan(config, 20, found)
-        assert made.fits(size), (name, made.peak)
+        assert made.fits(int(0.93 * size)), (name, made.peak)
         assert config.encode_on_cpu or made.phases[0].name == "captions"
         assert config.timestep_sampling == "flux_shift"
         if name.endswith("4b"):

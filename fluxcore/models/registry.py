@@ -35,7 +35,11 @@ KLEIN: dict[str, Any] = {
 KLEIN_DISTILLED_STEPS, KLEIN_4B_WIDTH = 4, 3072
 KLEIN_PRESETS: dict[str, dict[str, Any]] = {
     "4b": {"8G": {"blocks_to_swap": 0}, "12G": {"blocks_to_swap": 0}},
-    "9b": {"12G": {"blocks_to_swap": 0, "encode_on_cpu": True}, "16G": {"encode_on_cpu": True}},
+    "9b": {
+        "8G": {"blocks_to_swap": 14},
+        "12G": {"blocks_to_swap": 6, "encode_on_cpu": True},
+        "16G": {"encode_on_cpu": True},
+    },
 }
 """Where klein's sizes need other memory settings than FLUX.1; docs/memory.md has the plan of each."""
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+)")
