@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 
+from fluxcore.config import parse_config
 from fluxcore.models.flux2 import FLUX_2_KLEIN
+from fluxcore.training.lora_file import save_network
+from fluxcore.training.network import add_network, continue_from, network_tensors
+from fluxcore.training.states import lora_state
 from tests.klein_files import make_klein
 from tests.training_tools import events_of, lora_of, losses_of, new_run, same, some_pictures, train_here
 
@@ -67,6 +72,34 @@ def test_a_lora_is_trained_resumed_and_opened_by_diffusers(models: None, klein: 
     assert np.abs(ours - _drawn(pipeline)).max() > 2
     targets = {n for n, m in training.pipeline.transformer.named_modules() if hasattr(m, "lora_A")}
     assert len(targets) == 12 + 2 * 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [{"use_dora": True}, {"network_algo": "lokr", "network_alpha": 2.0}])
+def test_a_dora_and_a_lokr_open_in_diffusers_and_are_continued(
+    kind: dict[str, Any], klein: Path, tmp_path: Path
+) -> None:
+    config = parse_config({"network_dim": 4, **kind})
+    whole = Flux2KleinPipeline.from_pretrained(klein)
+    states = []
+    for again in (False, True):
+        model = FLUX_2_KLEIN.load_image_side(klein, torch.float32, torch.device("cpu")).transformer
+        add_network(model, config, FLUX_2_KLEIN)
+        if again:
+            continue_from(model, tmp_path / "network.safetensors", config, FLUX_2_KLEIN)
+        else:
+            for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
+                parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7))
+            tensors = network_tensors(lora_state(model), config, FLUX_2_KLEIN, torch.float32)
+            save_network(tmp_path / "network.safetensors", tensors, {})
+            whole.load_lora_weights(str(tmp_path), weight_name="network.safetensors")
+            x = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+            for name in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.attn.to_qkv_mlp_proj"):
+                ours, theirs = model.get_submodule(name), whole.transformer.get_submodule(name)
+                assert torch.allclose(ours(x), theirs(x), atol=1e-5), name
+                assert not torch.allclose(ours(x), ours.base_layer(x), atol=1e-3), name
+        states.append(lora_state(model))
+    assert all(torch.allclose(value, states[1][name], atol=1e-6) for name, value in states[0].items())
 
 
 def _drawn(pipeline: Flux2KleinPipeline) -> np.ndarray:

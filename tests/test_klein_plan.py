@@ -70,7 +70,7 @@ def tiny_request(**changes: Any) -> dict[str, Any]:
         "num_attention_heads": 2, "num_layers": 2, "num_single_layers": 4, "timestep_guidance_channels": 32,
     }  # fmt: skip
     request = {
-        **files, "transformer": transformer, "precision": "bf16", "held": "none", "rank": 4, "checkpointing": True,
+        **files, "transformer": transformer, "precision": "bf16", "held": "none", "rank": 4, "checkpointing": False,
         "batch": 2, "tokens": 32, "size": [128, 128], "sample_size": [64, 64],
     }  # fmt: skip
     return request | changes
@@ -83,26 +83,36 @@ def test_a_tiny_ones_step_is_composed_as_it_is_and_takes_what_a_real_one_does() 
     from fluxcore.models.frozen import train_in_32_bit
     from fluxcore.planner import measure
 
-    request = tiny_request()
+    few = r".*\.attn\.(to_q|to_qkv_mlp_proj)"  # of the layers, for the test's time
+    request = tiny_request(targets=few)
     composed = measure._transformer_in_fakes(request)
-    assert klein_lora_size(2, 4, 32).trained * 4 == composed["lora_parameters"]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         with measure._default(torch.bfloat16):
             model = Flux2Transformer2DModel.from_config(request["transformer"]).requires_grad_(False)
-        measure.add_lora(model, 4, measure._targets(model))
+        measure.add_lora(model, 4, few)
         for module in model.modules():  # the LoRA of add_lora is on the meta device
             for name, value in module.named_parameters(recurse=False):
                 if value.is_meta:
                     setattr(module, name, torch.nn.Parameter(torch.zeros(value.shape)))
         for parameter in train_in_32_bit(model, torch.bfloat16, measure.CPU):
             parameter.grad = torch.zeros_like(parameter)
-        model.enable_gradient_checkpointing()
         model.train()
         live, kept = measure.run_step(model, torch.bfloat16, 2, (128, 128), 32, 8)
     assert composed["train_bytes"] == pytest.approx(live.peak, rel=0.02)
     assert (composed["kept_bytes"], composed["step_flops"]) == (pytest.approx(kept, rel=0.02), live.flops)
     assert composed["parameters"] == sum(value.numel() for value in model.parameters() if not value.requires_grad)
+
+
+def test_the_layers_with_a_lora_are_the_trainers() -> None:
+    import torch
+
+    from fluxcore.planner import measure
+
+    model = measure.build_transformer(tiny_request()["transformer"], torch.bfloat16)
+    measure.add_lora(model, 4, measure._targets(model))
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    assert trained == klein_lora_size(2, 4, 32).trained * 4
 
 
 def test_a_tiny_text_encoder_is_counted_with_the_layers_that_it_keeps() -> None:

@@ -121,8 +121,8 @@ A LoRA of FLUX.2 klein has the same forms; `convert` tells the two apart by name
 that of kohya's musubi-tuner, since sd-scripts train no FLUX.2; ComfyUI (by its rules, not tried there) and diffusers'
 klein pipeline (tried) read it. diffusers takes no `.alpha` for FLUX.2, so under its names the scale is in the weights:
 exactly where alpha / rank is a power of two, as it is by default, else rounded once to `save_precision`. ComfyUI's form
-is not read by diffusers. Klein has been trained on tiny random models only ([models](models.md)); a DoRA, LoKr or LoHa
-on it has not been tried.
+is not read by diffusers. A DoRA and a LoKr of klein open in that pipeline as well, a LoHa does not. Klein has been
+trained on tiny random models only ([models](models.md)).
 """
 
 
