@@ -42,6 +42,8 @@ def main() -> int:
     if asked.child:
         print(json.dumps(child(asked.child, asked)))
         return 0
+    if find_model(asked.base).family != "flux":
+        raise SystemExit(f"bench gpu measures FLUX.1's kind, not {asked.base}: leave --base out, or name another one")
     title, room = ("this processor", None) if asked.cpu else _gpu()
     presets = asked.presets.split(",") if asked.presets else [p for p in VRAM_PRESETS if room and size_of(p) <= room]
     figures = []

@@ -12,6 +12,7 @@ from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_flux2
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fluxcore.models.lora_size import klein_lora_size
 from fluxcore.training.lora_file import convert_lora, read_lora, save_lora
 from fluxcore.training.lora_keys import KEY_NAMES, TO_FORMAT, LoraFormatError, to_peft, to_sd_scripts
 from fluxcore.training.lora_names import FLUX_1, KLEIN, names_of
@@ -79,6 +80,9 @@ def test_every_module_has_its_name_in_every_program() -> None:
     assert "diffusion_model.double_blocks.3.txt_mlp.0.lora_up.weight" in comfyui
     assert "diffusion_model.single_blocks.19.linear1.alpha" in comfyui
     assert named["lora_unet_double_blocks_3_img_attn_qkv.lora_down.weight"].shape == (3 * RANK, WIDTH)
+    size = klein_lora_size(1, 1, WIDTH)  # what the disk is asked for
+    assert sum(value.numel() for key, value in named.items() if not key.endswith(".alpha")) == size.in_file * RANK
+    assert (sum(value.numel() for value in state.values()), len(state) // 2) == (size.trained * RANK, size.layers)
     for sd, diffusers, comfy in OUTSIDE:
         assert KLEIN.from_sd_scripts[f"lora_unet_{sd}"] == (f"transformer.{diffusers}",)
         assert KLEIN.to_comfyui[f"lora_unet_{sd}"] == f"diffusion_model.{comfy}"
