@@ -21,7 +21,8 @@ from benchmarks.campaigns.report import Figure, show
 from fluxcore.config import VRAM_PRESETS, RunConfig, resolve_config
 from fluxcore.models.registry import find_model
 from fluxcore.planner.hardware import CONTEXT_BYTES, size_of
-from fluxcore.planner.plan import make_plan, measured, model_files, request_of
+from fluxcore.planner.plan import make_plan, measured, request_of
+from fluxcore.planner.shapes import model_files
 from fluxcore.runs.files import PROJECT_ROOT
 
 WARM_UP = 3
@@ -41,6 +42,8 @@ def main() -> int:
     if asked.child:
         print(json.dumps(child(asked.child, asked)))
         return 0
+    if find_model(asked.base).family != "flux":
+        raise SystemExit(f"bench gpu measures FLUX.1's kind, not {asked.base}: leave --base out, or name another one")
     title, room = ("this processor", None) if asked.cpu else _gpu()
     presets = asked.presets.split(",") if asked.presets else [p for p in VRAM_PRESETS if room and size_of(p) <= room]
     figures = []

@@ -160,7 +160,7 @@ def follow_presets(values: dict[str, Any], touched: set[str], usual: dict[str, A
     Without `usual` the schema's defaults are.
     """
     try:
-        model = find_model(str(values["base_model"])).defaults
+        model = find_model(str(values["base_model"])).settings(str(values["vram"]))
     except ModelNotFound:
         model = {}
     presets = {**(usual or defaults()), **VRAM_PRESETS.get(str(values["vram"]), {}), **model}

@@ -100,6 +100,7 @@ LABELS = {
     "ae": "Autoencoder file",
     "clip_l": "CLIP-L file",
     "t5xxl": "T5 file",
+    "qwen3": "Qwen3 file",
     "tokenizer_cache_dir": "Tokenizers folder",
 }
 LARGEST = 2**53 - 1

@@ -159,12 +159,11 @@ def autoencoder(**changes: object) -> AutoencoderKL:
         return AutoencoderKL(**VAE_CONFIG | changes)
 
 
-def bfl_autoencoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def bfl_autoencoder(tensors: dict[str, Tensor], levels: int = 4) -> dict[str, Tensor]:
     """An autoencoder's tensors under BFL's names."""
     named = {}
     for name, value in tensors.items():
         side, _, rest = name.partition(".")
-        levels = 4
         new = rest.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
         new = new.replace("mid_block.attentions.0.", "mid.attn_1.").replace("group_norm", "norm")
         if "attn_1" in new:

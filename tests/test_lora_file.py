@@ -421,7 +421,7 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
 def test_what_may_not_be_saved(tmp_path):
     with pytest.raises(TypeError, match="strings"):
         save_lora(tmp_path / "a.safetensors", small_lora(), {"ss_seed": 42})  # type: ignore[dict-item]
-    with pytest.raises(LoraFormatError, match="not a FLUX.1 LoRA"):
+    with pytest.raises(LoraFormatError, match="not a FLUX LoRA"):
         save_lora(tmp_path / "a.safetensors", {"weight": torch.ones(2)}, {})
     with pytest.raises(FileNotFoundError):
         save_lora(tmp_path / "missing" / "a.safetensors", small_lora(), {})
@@ -448,7 +448,7 @@ def test_what_is_no_lora_file_is_refused(tmp_path):
         with pytest.raises(LoraFormatError, match="no safetensors file"):
             read_lora(other)
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.ones(6, 2)}, other)
-    with pytest.raises(LoraFormatError, match=r"other.safetensors: this is not a FLUX.1 LoRA: .*img_attn.qkv.weight"):
+    with pytest.raises(LoraFormatError, match=r"other.safetensors: this is not a FLUX LoRA: .*img_attn.qkv.weight"):
         read_lora(other)
     save_file({"lora_unet_input_blocks_1_0.lora_down.weight": torch.ones(1, 2)}, other)
     with pytest.raises(LoraFormatError, match=r"other.safetensors: 1 of 1 tensors belong to no FLUX.1 LoRA"):

@@ -490,8 +490,8 @@ QKV = "lora_unet_double_blocks_3_img_attn_qkv"
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "not a FLUX.1 LoRA: names such as none at all"),
-        ({"model.weight": torch.zeros(2, 2)}, "not a FLUX.1 LoRA: names such as 'model.weight'"),
+        ({}, "not a FLUX LoRA: names such as none at all"),
+        ({"model.weight": torch.zeros(2, 2)}, "not a FLUX LoRA: names such as 'model.weight'"),
         (sd_lora(["img_in"]) | peft_lora(["x_embedder"]), "several LoRA formats"),
         (sd_lora(["img_in"]) | {"lora_te3_encoder_block_0.alpha": torch.ones(())}, "1 of 4 tensors.*'lora_te3_encoder"),
         (

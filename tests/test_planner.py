@@ -14,7 +14,8 @@ from fluxcore.models.registry import find_model
 from fluxcore.planner import PlanError, advice, plan, verdict
 from fluxcore.planner import plan as plan_function
 from fluxcore.planner.hardware import CONTEXT_BYTES, GPUS, size_of
-from fluxcore.planner.plan import largest_sample, make_plan, model_files, request_of
+from fluxcore.planner.plan import largest_sample, make_plan, request_of
+from fluxcore.planner.shapes import model_files
 
 GIB = 2**30
 FOUND: dict[str, Any] = {
@@ -202,7 +203,7 @@ def test_a_form_gets_no_answer_at_first_and_the_kept_one_later(tmp_path: Path, m
 def test_models_without_a_known_shape_are_refused_and_schnell_has_no_guidance(tmp_path: Path) -> None:
     from fluxcore.models.registry import BaseModel
 
-    with pytest.raises(PlanError, match="can't be told before"):
+    with pytest.raises(PlanError, match="can't be told"):
         model_files(BaseModel("klein", "klein", family="flux2", repo="x/y"))
     assert request_of(flux(base_model="flux-schnell"))["transformer"]["guidance_embeds"] is False
     (tmp_path / "transformer").mkdir()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .portable import absolute_paths, from_export, to_export
-    from .presets import VRAM_PRESETS, resolve_config
+    from .presets import VRAM_PRESETS, memory_preset, resolve_config
     from .schema import GROUPS, ConfigError, RunConfig, defaults, parse_config, parse_saved, saved_config
 
 _LATER = {
@@ -13,6 +13,7 @@ _LATER = {
     "from_export": "portable",
     "to_export": "portable",
     "VRAM_PRESETS": "presets",
+    "memory_preset": "presets",
     "resolve_config": "presets",
     "GROUPS": "schema",
     "ConfigError": "schema",
@@ -31,6 +32,7 @@ __all__ = [
     "absolute_paths",
     "defaults",
     "from_export",
+    "memory_preset",
     "parse_config",
     "parse_saved",
     "resolve_config",

@@ -93,6 +93,7 @@ ADVICE: dict[str, tuple[str, str]] = {
     "ae": ("", "with the file above"),
     "clip_l": ("", "with the file above"),
     "t5xxl": ("", "with the file above"),
+    "qwen3": ("", "with the file of a klein's transformer"),
     "tokenizer_cache_dir": ("", "where they are not found by themselves, on a machine without a network"),
 }
 """Unit ("" where it has none) and when to change it, by setting."""

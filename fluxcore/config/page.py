@@ -116,6 +116,13 @@ not taken over as it was is said in `resume.adapted`.
 and back again. The file's metadata have sd-scripts' `ss_…` keys and ModelSpec's: trigger word, tags and how often each
 stands in the captions, the base model's licence, hashes of the weights, and the newest sample of the first prompt as a
 thumbnail (drawn before the file was written, so not without `sample_every_n_steps`).
+
+A LoRA of FLUX.2 klein has the same forms; `convert` tells the two apart by names and shapes. sd-scripts' form is here
+that of kohya's musubi-tuner, since sd-scripts train no FLUX.2; ComfyUI (by its rules, not tried there) and diffusers'
+klein pipeline (tried) read it. diffusers takes no `.alpha` for FLUX.2, so under its names the scale is in the weights:
+exactly where alpha / rank is a power of two, as it is by default, else rounded once to `save_precision`. ComfyUI's form
+is not read by diffusers. A DoRA and a LoKr of klein open in that pipeline as well, a LoHa does not. Klein has been
+trained on tiny random models only ([models](models.md)).
 """
 
 

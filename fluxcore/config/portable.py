@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fluxcore.models.files import PARTS
+from fluxcore.models.files import ALL_PARTS
 from fluxcore.models.registry import list_models
 
 from .schema import RunConfig
 
-PATHS = ("network_weights", "dataset_config", *PARTS, "tokenizer_cache_dir")
+PATHS = ("network_weights", "dataset_config", *ALL_PARTS, "tokenizer_cache_dir")
 
 
 def to_export(config: RunConfig, status: str, timestamp: float | None = None) -> dict[str, Any]:

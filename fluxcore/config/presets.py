@@ -36,7 +36,16 @@ def resolve_config(*layers: dict[str, Any]) -> RunConfig:
     if vram not in VRAM_PRESETS:
         raise ConfigError(f"vram must be one of {', '.join(VRAM_PRESETS)}", {"vram": f"unknown preset {vram!r}"})
     try:
-        model_defaults = find_model(str(base_model)).defaults
+        of_model = find_model(str(base_model)).settings(vram)
     except ModelNotFound as error:
         raise ConfigError(str(error), {"base_model": str(error)}) from None
-    return parse_config({**VRAM_PRESETS[vram], **model_defaults, **given})
+    return parse_config({**VRAM_PRESETS[vram], **of_model, **given})
+
+
+def memory_preset(vram: str, base_model: str) -> dict[str, Any]:
+    """What the memory preset `vram` sets for `base_model`; an unknown one of either sets nothing of its own."""
+    try:
+        of_model = find_model(base_model).presets.get(vram, {})
+    except ModelNotFound:
+        of_model = {}
+    return {**VRAM_PRESETS.get(vram, {}), **of_model}

@@ -49,7 +49,7 @@ class ConfigError(UserError):
 
 # A config is one line of the log (256 KiB); a character may take six bytes in it.
 MOST_STEPS = 10_000_000
-MOST_TEXT, MOST_PATH, MOST_MODEL_PATH = 30_000, 2000, 1000
+MOST_TEXT, MOST_PATH, MOST_DATASET, MOST_MODEL_PATH = 30_000, 2000, 1000, 800
 
 
 def _option(default: Any, group: str, help: str, *, advanced: bool = True, **constraints: Any) -> Any:
@@ -135,7 +135,7 @@ class RunConfig(BaseModel):
     dataset_config: str = _option(
         "", "dataset", "sd-scripts' dataset file (TOML), its path or its text: several folders with their own settings "
         "instead of the run's one. Folders count from the file, in a text from the run's dataset folder.",
-        max_length=MOST_MODEL_PATH,
+        max_length=MOST_DATASET,
     )  # fmt: skip
     validation_split: float = _option(
         0.0, "dataset", "Share of pictures held out to measure the loss on, 0 to 0.5; 0 = none.", ge=0, le=0.5
@@ -359,12 +359,16 @@ class RunConfig(BaseModel):
     pretrained_model_name_or_path: str = _option(
         "",
         "trainer",
-        "A file of yours with the base model's transformer, as flux1-dev.safetensors; with ae, clip_l and t5xxl.",
+        "A file of yours with the base model's transformer, as flux1-dev.safetensors; with ae, clip_l and t5xxl, for "
+        "FLUX.2 klein with ae and qwen3.",
         max_length=MOST_MODEL_PATH,
     )
     ae: str = _option("", "trainer", "Your file of the autoencoder, as ae.safetensors.", max_length=MOST_MODEL_PATH)
     clip_l: str = _option("", "trainer", "Your file of CLIP-L, as clip_l.safetensors.", max_length=MOST_MODEL_PATH)
     t5xxl: str = _option("", "trainer", "Your file of T5, as t5xxl_fp16.safetensors.", max_length=MOST_MODEL_PATH)
+    qwen3: str = _option(
+        "", "trainer", "Your file of FLUX.2 klein's Qwen3, as qwen_3_4b.safetensors.", max_length=MOST_MODEL_PATH
+    )
     tokenizer_cache_dir: str = _option(
         "",
         "trainer",

@@ -104,11 +104,11 @@ class Family:
     lora_targets: str
     """A regular expression of the transformer's linear layers that a LoRA is put on."""
 
-    key_names: Literal["flux1"]
+    key_names: Literal["flux1", "flux2"]
     """Whose names a LoRA's file has: see training/lora_keys.py."""
 
 
-_MODULES = {"flux": ("flux", "FLUX_1")}
+_MODULES = {"flux": ("flux", "FLUX_1"), "flux2-klein": ("flux2", "FLUX_2_KLEIN")}
 
 
 def family_of(model: BaseModel) -> Family:

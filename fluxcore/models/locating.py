@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from .download import INDEX, fetch_files, fetch_repository, is_cached
 from .errors import DownloadError, ModelError
-from .files import PARTS, SingleFiles
+from .files import ALL_PARTS, KLEIN_PARTS, PARTS, SingleFiles
 from .registry import HUB_FILE, BaseModel, base_files
-from .tokenizers import DOWNLOADS, find_tokenizers
+from .tokenizers import DOWNLOADS, QWEN_REPO, find_qwen_tokenizer, find_tokenizers
 
 if TYPE_CHECKING:
     from fluxcore.config import RunConfig
 
 Progress = Callable[[float, float], None]
 _FOLDERS = dict(zip(("transformer", "vae", "text_encoder", "text_encoder_2"), PARTS, strict=True))
+_KLEIN_FOLDERS = dict(zip(("transformer", "vae", "text_encoder"), KLEIN_PARTS, strict=True))
 Base = Path | SingleFiles
 """A diffusers folder, or single files."""
 
@@ -33,7 +34,7 @@ def is_here(model: BaseModel) -> bool:
         return (model.path / "model_index.json").is_file()
     if model.repo is not None:
         return is_cached(model.repo, INDEX)
-    return set(model.files) == set(PARTS) and all(
+    return set(model.files) == set(model.parts) and all(
         is_cached(found["repo"], found["file"]) if (found := HUB_FILE.fullmatch(where)) else Path(where).is_file()
         for where in model.files.values()
     )
@@ -52,7 +53,7 @@ def locate(model: BaseModel, on_progress: Progress | None = None, config: RunCon
             raise ModelError(f"the base model {model.name} is not at {model.path}: no model_index.json there")
         return model.path
     if model.repo is None:
-        raise ModelError(f"the base model {model.name} has no place: set {', '.join(PARTS)} to its files")
+        raise ModelError(f"the base model {model.name} has no place: set {', '.join(model.parts)} to its files")
     return fetch_repository(model.repo, on_progress)
 
 
@@ -75,28 +76,38 @@ def files_behind(base: Base, parts: Iterable[str]) -> list[Path]:
     if isinstance(base, Path):
         return sorted(path for part in parts for path in (base / part).rglob("*") if path.is_file())
     found: list[Path] = []
+    folders = _KLEIN_FOLDERS if base.klein else _FOLDERS
     for part in parts:
-        if part in _FOLDERS:
-            found.append(base.files[_FOLDERS[part]])
-        elif part in ("tokenizer", "tokenizer_2"):
-            clip, t5 = find_tokenizers(base.tokenizers, base.files[PARTS[0]])
-            found += [path for path in (clip if part == "tokenizer" else t5).rglob("*") if path.is_file()]
+        if part in folders:
+            found.append(base.files[folders[part]])
+        elif folder := _tokenizer_folders(base).get(part):
+            found += [path for path in folder.rglob("*") if path.is_file()]
     return sorted(found)
+
+
+def _tokenizer_folders(base: SingleFiles) -> dict[str, Path]:
+    """Where the tokenizers of single files are, by diffusers' names. Raises ModelError."""
+    if base.klein:
+        return {"tokenizer": find_qwen_tokenizer(base.tokenizers, base.files[PARTS[0]])}
+    clip, t5 = find_tokenizers(base.tokenizers, base.files[PARTS[0]])
+    return {"tokenizer": clip, "tokenizer_2": t5}
 
 
 def _with_tokenizers(files: dict[str, Path], model: BaseModel, config: RunConfig | None) -> SingleFiles:
     base = SingleFiles(files, config.tokenizer_cache_dir if config else "")
     try:
-        find_tokenizers(base.tokenizers, files[PARTS[0]])
+        _tokenizer_folders(base)
     except ModelError:
         if base.tokenizers or not is_remote(model, config):  # a person's own files are used without a network
             raise
-        fetch_files((repo, name) for repo, names in DOWNLOADS.items() for name in names)
+        fetch_files(
+            (repo, name) for repo, names in DOWNLOADS.items() for name in names if (repo == QWEN_REPO) == base.klein
+        )
     return base
 
 
 def _given(config: RunConfig | None) -> dict[str, str]:
-    return {part: str(getattr(config, part)) for part in PARTS} if config else {}
+    return {part: str(getattr(config, part)) for part in ALL_PARTS} if config else {}
 
 
 __all__ = [

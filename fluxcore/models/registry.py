@@ -15,16 +15,33 @@ from typing import Any
 from fluxcore.errors import UserError
 from fluxcore.runs.files import default_outputs
 
-from .files import PARTS, FileFolder, is_schnell, scan_folder
+from .files import ALL_PARTS, KLEIN_PARTS, PARTS, FileFolder, is_schnell, scan_folder
 
 REGISTRY_FILE = Path(__file__).with_name("registry.toml")
 OWN_FILE = "models.toml"
 OWN_VARIABLE = "FLUXGYM_MODELS"
-FAMILIES = ("flux",)
+FAMILIES = ("flux", "flux2-klein")
 DEFAULT_TOKENS = 512
 DEFAULT_SAMPLE_STEPS = 20
 SCHNELL: dict[str, Any] = {"tokens": 256, "sample_steps": 4, "defaults": {"timestep_sampling": "sigmoid"}}
 """What a model without a guidance embedding needs, where nobody says otherwise; flux-schnell's entry says the same."""
+KLEIN: dict[str, Any] = {
+    "family": "flux2-klein",
+    "tokens": 512,
+    "sample_steps": 50,
+    "defaults": {"timestep_sampling": "flux_shift"},
+}
+"""Likewise of a FLUX.2 klein that isn't distilled."""
+KLEIN_DISTILLED_STEPS, KLEIN_4B_WIDTH = 4, 3072
+KLEIN_PRESETS: dict[str, dict[str, Any]] = {
+    "4b": {"8G": {"blocks_to_swap": 0}, "12G": {"blocks_to_swap": 0}},
+    "9b": {
+        "8G": {"blocks_to_swap": 14},
+        "12G": {"blocks_to_swap": 6, "encode_on_cpu": True},
+        "16G": {"encode_on_cpu": True},
+    },
+}
+"""Where klein's sizes need other memory settings than FLUX.1; docs/memory.md has the plan of each."""
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>[^:]+)")
 """A file on the Hub, `owner/repository:file`."""
 
@@ -39,6 +56,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "tokens": (int, "a whole number"),
     "sample_steps": (int, "a whole number"),
     "defaults": (dict, "a table [name.defaults]"),
+    "presets": (dict, "tables such as [name.presets.12G]"),
 }
 _outputs: Path | None = None
 
@@ -52,8 +70,8 @@ class BaseModel:
     """One entry of the registry (see registry.toml), or a folder of the user's.
 
     It lies in a diffusers folder (`path`), in a repository of that layout on the Hub (`repo`), or in single files:
-    `files` has for each of PARTS the absolute path of one, or `owner/repository:file`. `unclear` says of a part that
-    is not in `files` why it was not found.
+    `files` has for each of its `parts` the absolute path of one, or `owner/repository:file`. `unclear` says of a part
+    that is not in `files` why it was not found.
     """
 
     name: str
@@ -67,7 +85,17 @@ class BaseModel:
     tokens: int = DEFAULT_TOKENS
     sample_steps: int = DEFAULT_SAMPLE_STEPS
     defaults: dict[str, Any] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     unclear: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of its single files, were it to lie in such."""
+        return KLEIN_PARTS if self.family == KLEIN["family"] else PARTS
+
+    def settings(self, vram: str) -> dict[str, Any]:
+        """What this model sets of a config with that memory preset."""
+        return {**self.defaults, **self.presets.get(vram, {})}
 
 
 def use_outputs(outputs: Path) -> Path:
@@ -119,22 +147,44 @@ def find_model(name_or_path: str) -> BaseModel:
 def _in_folder(folder: Path, **entry: Any) -> BaseModel:
     """The model in `folder`: of diffusers' layout, or of single files as ComfyUI and Forge keep them."""
     if (folder / "model_index.json").is_file():
-        return BaseModel(path=folder, **(SCHNELL if _is_schnell_folder(folder) else {}) | entry)
+        return BaseModel(path=folder, **_kind_of_folder(folder) | entry)
     found: FileFolder = scan_folder(folder)
     if not found.files:
         raise ModelNotFound(
             f"there is no base model in {folder}: neither model_index.json (a diffusers folder) nor FLUX files "
-            "such as flux1-dev.safetensors, ae.safetensors, clip_l.safetensors and t5xxl_fp16.safetensors"
+            "such as flux1-dev.safetensors, ae.safetensors, clip_l.safetensors and t5xxl_fp16.safetensors, or "
+            "flux-2-klein-base-4b.safetensors, flux2-vae.safetensors and qwen_3_4b.safetensors"
         )
-    schnell = PARTS[0] in found.files and is_schnell(Path(found.files[PARTS[0]]))
-    return BaseModel(files=found.files, unclear=found.unclear, **(SCHNELL if schnell else {}) | entry)
+    transformer = found.files.get(PARTS[0])
+    kind: dict[str, Any] = {}
+    if found.klein:
+        name = Path(transformer or "").name.lower()
+        kind = klein_entry("9b" in name, "base" not in name)
+    elif transformer and is_schnell(Path(transformer)):
+        kind = SCHNELL
+    return BaseModel(files=found.files, unclear=found.unclear, **kind | entry)
 
 
-def _is_schnell_folder(folder: Path) -> bool:
+def _kind_of_folder(folder: Path) -> dict[str, Any]:
+    """What a diffusers folder says of itself by its config files; {} where it is a FLUX.1-dev or can't be read."""
     try:
-        return json.loads((folder / "transformer" / "config.json").read_text())["guidance_embeds"] is False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        index = json.loads((folder / "model_index.json").read_text())
+        transformer = json.loads((folder / "transformer" / "config.json").read_text())
+        if index.get("_class_name") == "Flux2KleinPipeline":
+            large = transformer["num_attention_heads"] * transformer["attention_head_dim"] > KLEIN_4B_WIDTH
+            return klein_entry(large, bool(index.get("is_distilled")))
+        return SCHNELL if transformer["guidance_embeds"] is False else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def klein_entry(large: bool, distilled: bool) -> dict[str, Any]:
+    """What a FLUX.2 klein of 9 (`large`) or 4 billion values needs, where nobody says otherwise."""
+    steps = {"sample_steps": KLEIN_DISTILLED_STEPS} if distilled else {}
+    return KLEIN | steps | {"presets": KLEIN_PRESETS["9b" if large else "4b"]}
+
+
+_COUNTS = {3: "three", 4: "four"}
 
 
 def base_files(model: BaseModel, given: Mapping[str, str]) -> dict[str, str]:
@@ -143,19 +193,23 @@ def base_files(model: BaseModel, given: Mapping[str, str]) -> dict[str, str]:
     Part → path, or `owner/repository:file`; {} where it is no model of single files and none is given. Raises
     ModelNotFound, saying what to set.
     """
-    own = {part: path for part in PARTS if (path := given.get(part))}
+    own = {part: path for part in ALL_PARTS if (path := given.get(part))}
+    if foreign := [part for part in own if part not in model.parts]:
+        raise ModelNotFound(f"{model.name} has no {', '.join(foreign)}: its files are {', '.join(model.parts)}")
     files = {**model.files, **own}
     if not files:
         return {}
     if model.path is not None:
         raise ModelNotFound(
             f"{', '.join(own)} can't be combined with {model.name}, a diffusers folder: set base_model to what the "
-            "files are, such as flux-dev"
+            "files are, such as flux-dev or flux2-klein-base-4b"
         )
-    missing = [part for part in PARTS if part not in files]
+    missing = [part for part in model.parts if part not in files]
     if missing:
         why = "; ".join(f"{part}: {model.unclear[part]}" for part in missing if part in model.unclear)
-        raise ModelNotFound(f"set {', '.join(missing)} to their paths ({why or 'all four files are needed'})")
+        raise ModelNotFound(
+            f"set {', '.join(missing)} to their paths ({why or f'all {_COUNTS[len(model.parts)]} files are needed'})"
+        )
     for part, path in files.items():
         local = part in own or not HUB_FILE.fullmatch(path)
         if local and not (os.path.isabs(path) and os.path.isfile(path)):
@@ -203,6 +257,8 @@ def _entry(name: str, entry: Any, file: Path) -> BaseModel:
         kind, wanted = _TYPES[key]
         if not isinstance(value, kind) or (isinstance(value, int) and kind is int and (value is True or value < 1)):
             raise ModelNotFound(f"[{name}] has {key} = {value!r}: it must be {wanted}")
+    if not all(isinstance(values, dict) for values in entry.get("presets", {}).values()):
+        raise ModelNotFound(f"[{name}.presets] must hold tables such as [{name}.presets.12G]")
     if entry.get("family", FAMILIES[0]) not in FAMILIES:
         raise ModelNotFound(f"[{name}] has the family {entry['family']!r}: it must be one of {', '.join(FAMILIES)}")
     sources = [key for key in ("path", "repo", "files") if entry.get(key)]
@@ -219,8 +275,8 @@ def _entry(name: str, entry: Any, file: Path) -> BaseModel:
 
 
 def _file(name: str, part: str, value: Any, file: Path) -> str:
-    if part not in PARTS:
-        raise ModelNotFound(f"[{name}.files] has {part}: it may have {', '.join(PARTS)}")
+    if part not in ALL_PARTS:
+        raise ModelNotFound(f"[{name}.files] has {part}: it may have {', '.join(ALL_PARTS)}")
     if not isinstance(value, str) or not value:
         raise ModelNotFound(f'[{name}.files] has {part} = {value!r}: it must be a path or "owner/repository:file"')
     if HUB_FILE.fullmatch(value):

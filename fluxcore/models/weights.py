@@ -1,4 +1,4 @@
-"""One safetensors file as the tensors of one part of FLUX.1: strictly, and in the precision that is asked for.
+"""One safetensors file as the tensors of one part of a FLUX: strictly, and in the precision that is asked for.
 
 Files as ComfyUI and Forge have them: BFL's names, or a checkpoint with everything in it whose names have a prefix for
 each part; 16 or 32 bit, plain fp8, or ComfyUI's scaled fp8 (its QUANTIZATION.md), whose scales are multiplied in.
@@ -25,41 +25,51 @@ TITLES = {
     "ae": "FLUX.1 autoencoder",
     "clip_l": "CLIP-L text encoder",
     "t5xxl": "T5-XXL text encoder",
+    "klein pretrained_model_name_or_path": "FLUX.2 klein transformer",
+    "klein ae": "FLUX.2 autoencoder",
+    "qwen3": "Qwen3 text encoder",
 }
+"""By part; klein's have the same names in a config."""
 _PREFIXES = {
     "pretrained_model_name_or_path": ("model.diffusion_model.",),
     "ae": ("vae.", "first_stage_model."),
     "clip_l": ("text_encoders.clip_l.transformer.", "clip_l.transformer."),
     "t5xxl": ("text_encoders.t5xxl.transformer.", "t5xxl.transformer."),
+    "qwen3": ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer."),
 }
 _OTHER_SECTIONS = ("model.", "vae.", "first_stage_model.", "text_encoders.", "clip_l.", "t5xxl.")
 _KINDS = (
     ("lora_", "", "a LoRA"),
     ("bitsandbytes__", "", "a model in bitsandbytes' 4 bits, which can't be trained on"),
-    ("double_stream_modulation_img.", "", "a FLUX.2 transformer"),
+    ("double_stream_modulation_img.", "klein pretrained_model_name_or_path", "a FLUX.2 transformer"),
     ("distilled_guidance_layer.", "", "a Chroma transformer"),
     ("double_blocks.0.img_mod.lin.", "pretrained_model_name_or_path", "a FLUX.1 transformer"),
     ("transformer_blocks.0.attn.", "", "a transformer with diffusers' names (give its diffusers folder as base_model)"),
     ("joint_blocks.", "", "a Stable Diffusion 3 model"),
     ("input_blocks.", "", "a Stable Diffusion model"),
-    ("encoder.down.0.block.0.", "ae", "an autoencoder"),
+    ("bn.running_", "klein ae", "a FLUX.2 autoencoder"),
+    ("encoder.down.0.block.0.", "ae", "an autoencoder of FLUX.1's kind"),
     ("encoder.down_blocks.0.", "", "an autoencoder with diffusers' names"),
     ("text_model.encoder.layers.0.", "clip_l", "a CLIP text encoder"),
     ("SelfAttention.", "t5xxl", "a T5 text encoder"),
+    ("self_attn.q_norm.", "qwen3", "a Qwen3 text encoder"),
 )
 """A piece of a tensor's name, the part that has such names, and what such a file is."""
 _WHOLE = (torch.float32, torch.float16, torch.bfloat16)
 _FP8 = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 # ComfyUI's names now and before. Scales of inputs serve products in fp8, which there are none of here.
 _WEIGHT_SCALES = (".weight_scale", ".scale_weight")
-_UNUSED = (".input_scale", ".scale_input", ".comfy_quant")
+_UNUSED = (".input_scale", ".scale_input", ".comfy_quant", ".num_batches_tracked")
 
 
 class PartFile:
-    """One part of FLUX.1 in a safetensors file. Raises ModelError where it is torn or no such part."""
+    """One part of a FLUX in a safetensors file. Raises ModelError where it is torn or no such part.
 
-    def __init__(self, path: Path, part: str) -> None:
-        self.path, self.part = path, part
+    `klein`: of FLUX.2 klein, where FLUX.1 has a part of the same name.
+    """
+
+    def __init__(self, path: Path, part: str, *, klein: bool = False) -> None:
+        self.path, self.part, self._what = path, part, f"klein {part}" if klein else part
         try:
             problem = safetensors_problem(path)
         except FileNotFoundError:
@@ -109,9 +119,9 @@ class PartFile:
         if not what:
             return
         part, kind = next((row[1:] for row in _KINDS if any(row[0] in key for key in self._shapes)), ("", ""))
-        if kind and part != self.part:
-            raise ModelError(f"{self.part}: {self.path} is {kind}; it must be the {TITLES[self.part]}")
-        raise ModelError(f"{self.part}: {self.path} is not the {TITLES[self.part]}: {', and '.join(what)}")
+        if kind and part != self._what:
+            raise ModelError(f"{self.part}: {self.path} is {kind}; it must be the {TITLES[self._what]}")
+        raise ModelError(f"{self.part}: {self.path} is not the {TITLES[self._what]}: {', and '.join(what)}")
 
     def compare(self, wanted: Shapes, given: Shapes, left_over: Iterable[str] = ()) -> None:
         """Raise ModelError where `given` (name → shape) is not exactly `wanted`."""

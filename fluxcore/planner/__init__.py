@@ -5,6 +5,7 @@ model's shapes and no data, on torch's meta device, in a child process (`measure
 what they depend on, so that a form can ask at each change.
 """
 
-from .plan import Plan, PlanError, advice, plan, verdict
+from .plan import Plan, advice, plan, verdict
+from .shapes import PlanError
 
 __all__ = ["Plan", "PlanError", "advice", "plan", "verdict"]

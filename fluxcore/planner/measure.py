@@ -1,7 +1,7 @@
 """`python -m fluxcore.planner.measure`: a request in JSON on standard input, what it takes on standard output.
 
 The trainer's own classes and its own step run with fake tensors: shapes and types on torch's meta device, no data, so
-that FLUX.1 needs neither its weights nor a GPU. A fake tensor says that it is on the CPU, because a build without CUDA
+that FLUX needs neither its weights nor a GPU. A fake tensor says that it is on the CPU, because a build without CUDA
 can make no other; where a GPU's autocast differs, `gpu_autocast` does as the GPU would.
 
 Blocks of a kind are all alike: three small depths give what each further block adds, exactly (tests/test_planner.py
@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2Transformer2DModel, FluxTransformer2DModel
 from peft import LoraConfig
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3ForCausalLM, T5Config, T5EncoderModel
 from transformers.initialization import no_init_weights
 
 from fluxcore.models.flux import LORA_TARGETS
@@ -33,6 +33,7 @@ from .live import Live
 
 CPU = torch.device("cpu")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FLUX_2 = "Flux2Transformer2DModel"
 START = (1, 2)
 """Double and single blocks of the smallest depth that is tried; one more of each tells what a further one adds."""
 
@@ -56,14 +57,15 @@ def gpu_autocast(dtype: torch.dtype) -> Iterator[None]:
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """What the parts take; bytes, and floating point operations of one step.
 
-    `request`: `transformer`, `vae`, `text_encoder`, `text_encoder_2` (the model's config.json files), `precision`,
-    `held` (held.Held), `rank`, `checkpointing`, `batch`, `tokens` (of text), `size` and `sample_size` (height, width
-    in pixels); `targets`, a pattern of the layers with a LoRA, where they are not the trainer's.
+    `request`: `transformer`, `vae`, `text_encoder`, `text_encoder_2` (the model's config.json files; klein has one text
+    encoder, and is told by its `_class_name`), `precision`, `held` (held.Held), `rank`, `checkpointing`, `batch`,
+    `tokens` (of text), `size` and `sample_size` (height, width in pixels); `targets`, a pattern of the layers with a
+    LoRA, where they are not the trainer's.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng():
         found = _transformer(request)
         found |= _vae(request["vae"], request["size"], request["sample_size"])
-        found |= _text(request)
+        found |= _text(request) if "text_encoder_2" in request else _qwen3(request)
     return found
 
 
@@ -106,7 +108,7 @@ def _at_depth(request: dict[str, Any], doubles: int, singles: int, *, sample: bo
     dtype = DTYPES[request["precision"]]
     model = build_transformer({**request["transformer"], "num_layers": doubles, "num_single_layers": singles}, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    add_lora(model, request["rank"], request.get("targets", LORA_TARGETS))
+    add_lora(model, request["rank"], request.get("targets") or _targets(model))
     to_fake(model)
     trained = train_in_32_bit(model, dtype, CPU)
     hold_base(model, CPU, request["held"])
@@ -135,9 +137,19 @@ def _at_depth(request: dict[str, Any], doubles: int, singles: int, *, sample: bo
 
 def build_transformer(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     """A FLUX transformer of that config.json on the meta device, frozen."""
+    kind = Flux2Transformer2DModel if config.get("_class_name") == FLUX_2 else FluxTransformer2DModel
     with torch.device("meta"), _default(dtype):
-        model = FluxTransformer2DModel.from_config(config)
+        model = kind.from_config(config)
     return model.requires_grad_(False)
+
+
+def _targets(model: nn.Module) -> str:
+    """The layers that the trainer puts a LoRA on."""
+    if isinstance(model, Flux2Transformer2DModel):
+        from fluxcore.models import flux2
+
+        return flux2.LORA_TARGETS
+    return LORA_TARGETS
 
 
 def add_lora(model: nn.Module, rank: int, targets: str = LORA_TARGETS) -> None:
@@ -189,6 +201,15 @@ def _inputs(
 ) -> dict[str, torch.Tensor | None]:
     config = model.config
     image = (size[0] // multiple // 2) * (size[1] // multiple // 2)
+    if isinstance(model, Flux2Transformer2DModel):
+        return {
+            "hidden_states": torch.zeros(batch, image, config.in_channels, dtype=dtype),
+            "timestep": torch.zeros(batch, dtype=dtype),
+            "guidance": torch.zeros(batch) if config.guidance_embeds else None,
+            "encoder_hidden_states": torch.zeros(batch, tokens, config.joint_attention_dim, dtype=dtype),
+            "txt_ids": torch.zeros(batch, tokens, 4, dtype=torch.long),
+            "img_ids": torch.zeros(batch, image, 4, dtype=torch.long),
+        }
     return {
         "hidden_states": torch.zeros(batch, image, config.in_channels, dtype=dtype),
         "timestep": torch.zeros(batch, dtype=dtype),
@@ -202,8 +223,9 @@ def _inputs(
 
 def _vae(config: dict[str, Any], size: list[int], sample_size: list[int]) -> dict[str, Any]:
     """In 32 bit, one picture at a time, as the trainer encodes and decodes."""
+    kind = AutoencoderKLFlux2 if config.get("_class_name") == AutoencoderKLFlux2.__name__ else AutoencoderKL
     with torch.device("meta"):
-        vae = AutoencoderKL.from_config(config).requires_grad_(False)
+        vae = kind.from_config(config).requires_grad_(False)
     to_fake(vae)
     factor = 2 ** (len(config["block_out_channels"]) - 1)
     picture = torch.zeros(1, config["in_channels"], *size)
@@ -237,6 +259,23 @@ def _text(request: dict[str, Any]) -> dict[str, Any]:
             model(ids)
         peak = max(peak, live.peak)
     return {"text_bytes": weights, "text_peak_bytes": peak}
+
+
+def _qwen3(request: dict[str, Any]) -> dict[str, Any]:
+    """Klein's text encoder, called as its pipeline does; at full depth, because each layer's output is kept."""
+    dtype = DTYPES[request["precision"]]
+    config = Qwen3Config(**{**request["text_encoder"], "dtype": None, "torch_dtype": None})
+    with torch.device("meta"), _default(dtype), no_init_weights():
+        model = Qwen3ForCausalLM(config).requires_grad_(False).eval()
+    model.tie_weights()
+    to_fake(model)
+    model.tie_weights()
+    ids = torch.zeros(1, request["tokens"], dtype=torch.long)
+    mask = torch.ones(1, request["tokens"], dtype=torch.long)
+    with torch.no_grad(), Live([*_held(model), ids, mask]) as live:
+        layers = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
+        torch.stack([layers[number] for number in (9, 18, 27) if number < len(layers)], dim=1)
+    return {"text_bytes": held_bytes(model), "text_peak_bytes": live.peak}
 
 
 def _held(model: nn.Module) -> Iterator[torch.Tensor]:

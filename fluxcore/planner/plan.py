@@ -17,24 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxcore.atomic import write_atomic
-from fluxcore.errors import UserError
 from fluxcore.models.held import held, swapped_blocks
 from fluxcore.models.lora_size import lora_size
-from fluxcore.models.registry import BaseModel, find_model
+from fluxcore.models.registry import find_model
 from fluxcore.runs.disk import DiskNeeds, estimate_disk
 from fluxcore.runs.files import PROJECT_ROOT
 from fluxcore.training.prompts import parse_prompts
 from fluxcore.units import gib
 
 from .hardware import BUS_BYTES, CONTEXT_BYTES, UTILISATION, Gpu
+from .shapes import PlanError, model_files
 
 if TYPE_CHECKING:
     from fluxcore.config import RunConfig
 
-FLUX_1 = Path(__file__).with_name("flux1")
-"""FLUX.1's config.json files, as far as they say how large its parts are: public though the weights are gated."""
-
-PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 MEASURE = 1
 """Raised whenever measure.py gives other numbers for the same request."""
 
@@ -43,10 +39,6 @@ OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0, "lion": 4.0}
 """Of an optimizer's state for each trained value; Adafactor keeps a row and a column of each matrix."""
 
 MOST_SWAPPED = 35
-
-
-class PlanError(UserError):
-    """A plan that can't be made."""
 
 
 @dataclass(frozen=True)
@@ -136,21 +128,6 @@ def request_of(config: RunConfig) -> dict[str, Any]:
         "size": [config.resolution, config.resolution],
         "sample_size": [height, width],
     }
-
-
-def model_files(model: BaseModel) -> dict[str, Any]:
-    """The config.json of each part of `model`: its own where it is a folder here, else those of FLUX.1."""
-    if model.path is not None and (model.path / "transformer" / "config.json").is_file():
-        try:
-            return {part: json.loads((model.path / part / "config.json").read_text()) for part in PARTS}
-        except (OSError, ValueError) as error:
-            raise PlanError(f"the base model {model.name} has no readable config.json in each part: {error}") from None
-    if model.family != "flux":
-        raise PlanError(f"what {model.name} needs can't be told before it is downloaded as a diffusers folder")
-    files = {part: json.loads((FLUX_1 / f"{part}.json").read_text()) for part in PARTS}
-    if "schnell" in (model.repo or model.name).lower():
-        files["transformer"]["guidance_embeds"] = False
-    return files
 
 
 def largest_sample(config: RunConfig) -> tuple[int, int]:
@@ -276,11 +253,13 @@ def _train_advice(config: RunConfig, made: Plan, over: int) -> tuple[dict[str, A
     if held(config) == "none" and config.mixed_precision != "no":
         save("fp8_base", True, base / 2)
         left = base // 2 if "fp8_base" in changes else base
-    if over > 0 and config.blocks_to_swap < MOST_SWAPPED:
-        doubles = 2 * 9  # 35 swap nearly all of FLUX's 19 double and 38 single blocks
-        each = left / (doubles + 1 + 19)
+    transformer = request_of(config)["transformer"]
+    every = max(2 * transformer["num_layers"], transformer["num_single_layers"])
+    most = min(MOST_SWAPPED, every)
+    if over > 0 and config.blocks_to_swap < most:
+        each = left / every  # FLUX.1's 19 double and 38 single blocks are all away at 38
         wanted = config.blocks_to_swap + math.ceil(over / each)
-        save("blocks_to_swap", min(MOST_SWAPPED, wanted), (min(MOST_SWAPPED, wanted) - config.blocks_to_swap) * each)
+        save("blocks_to_swap", min(most, wanted), (min(most, wanted) - config.blocks_to_swap) * each)
     return changes, over <= 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from fluxcore.atomic import write_atomic
-from fluxcore.config import VRAM_PRESETS, ConfigError, RunConfig, parse_config, parse_saved, saved_config, to_export
+from fluxcore.config import ConfigError, RunConfig, memory_preset, parse_config, parse_saved, saved_config, to_export
 from fluxcore.dataset import list_pictures
 from fluxcore.log import Event, EventError, EventLog, read_events
 from fluxcore.trainers import HEAR_NO_WISHES, check_trainer
@@ -200,7 +200,7 @@ def _changed(state: RunState, settings: Mapping[str, Any] | None) -> RunConfig:
         return saved
     if "lora_name" in settings:
         raise ConfigError("a run keeps its name; make another one with `new`", {"lora_name": "a run keeps its name"})
-    preset = VRAM_PRESETS.get(str(settings.get("vram")), {})
+    preset = memory_preset(str(settings.get("vram")), str(settings.get("base_model", saved.base_model)))
     return parse_config({**saved.model_dump(), **preset, **settings, "lora_name": state.name})
 
 

@@ -41,6 +41,8 @@ def check(config: RunConfig) -> None:
         )
     try:
         model = find_model(config.base_model)
+        if model.family != "flux":
+            raise ConfigError(f"sd-scripts train FLUX.1, not {model.name}: set trainer=fluxgym")
         if model.path is not None:
             raise ConfigError(
                 f"sd-scripts can't read {model.name}, a diffusers folder: choose flux-dev or flux-schnell as "

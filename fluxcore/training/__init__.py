@@ -18,7 +18,7 @@ sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 def check(config: RunConfig) -> None:
     """Raise UserError, saying what to do, where the config's base model can't be what it names. Light: no torch."""
-    from fluxcore.models.files import PARTS
+    from fluxcore.models.files import ALL_PARTS
     from fluxcore.models.registry import base_files, find_model
 
-    base_files(find_model(config.base_model), {part: getattr(config, part) for part in PARTS})
+    base_files(find_model(config.base_model), {part: getattr(config, part) for part in ALL_PARTS})

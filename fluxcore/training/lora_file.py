@@ -1,4 +1,4 @@
-"""A FLUX.1 LoRA's file: read it, write it so that a crash leaves the old one or the new one, convert it.
+"""A LoRA's file, FLUX.1's or klein's: read it, write it so that a crash leaves the old one or the new one, convert it.
 
 Only safetensors: a pickle could run code. The layout is the one in safetensors' README: 8 bytes with the header's
 length, a JSON header (with the metadata, strings only, under `__metadata__`), the tensors' bytes.
@@ -22,14 +22,15 @@ from torch import Tensor
 
 from fluxcore.atomic import write_atomic
 from fluxcore.training.lora_keys import TO_FORMAT, LoraFormat, LoraFormatError, detect_format
+from fluxcore.training.lora_names import KLEIN, Names, names_of
 
-IMPLEMENTATION: dict[LoraFormat, str] = {
-    "sd-scripts": "https://github.com/black-forest-labs/flux",
-    "comfyui": "https://github.com/black-forest-labs/flux",
-    "diffusers": "diffusers",
-    "peft": "diffusers",
-}
-"""What modelspec calls the program whose module names a file has (`modelspec.implementation`)."""
+
+def implementation(form: LoraFormat, klein: bool) -> str:
+    """What modelspec calls the program whose module names a file has (`modelspec.implementation`)."""
+    if form in ("diffusers", "peft"):
+        return "diffusers"
+    return f"https://github.com/black-forest-labs/flux{'2' if klein else ''}"
+
 
 # diffusers' `save_lora_weights` puts peft's configuration here, as JSON; the alphas are in it.
 _ADAPTER_METADATA = "lora_adapter_metadata"
@@ -40,7 +41,7 @@ def read_lora(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
 
     Alphas that the file has in diffusers' `lora_adapter_metadata` come back as `.alpha` tensors (float32, 0-d), and
     that entry is left out: the tensors alone say what the LoRA adds. Raises LoraFormatError where the file is cut
-    short, no safetensors file or no FLUX.1 LoRA (before any tensor is read), OSError where it can't be opened.
+    short, no safetensors file or no FLUX LoRA (before any tensor is read), OSError where it can't be opened.
     """
     with open(path, "rb"):  # a missing file or a folder: Python's own error names it
         pass
@@ -110,13 +111,20 @@ def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[st
         write_atomic(Path(out_path), Path(in_path).read_bytes())
         return found
     try:
-        converted = TO_FORMAT[to](tensors)
+        names = _names(tensors, metadata)
+        converted = TO_FORMAT[to](tensors, None, names)
     except LoraFormatError as error:
         raise LoraFormatError(f"{in_path}: {error}") from error
     if "modelspec.implementation" in metadata:
-        metadata["modelspec.implementation"] = IMPLEMENTATION[to]
+        metadata["modelspec.implementation"] = implementation(to, names is KLEIN)
     save_lora(out_path, converted, {"format": "pt", **metadata})
     return found
+
+
+def _names(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Names:
+    """Whose LoRA it is: by its tensors, or where these fit both models by what the file says."""
+    said = (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", ""))
+    return KLEIN if said[0].startswith("flux-2") or said[1].startswith("flux2") else names_of(tensors)
 
 
 def _adapter_alphas(tensors: Mapping[str, Tensor], adapter: str) -> dict[str, Tensor]:

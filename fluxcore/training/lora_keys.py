@@ -1,4 +1,4 @@
-"""A FLUX.1 LoRA's tensors under the families of names that programs read, converted exactly.
+"""A LoRA's tensors under the families of names that programs read, converted exactly: FLUX.1's and FLUX.2 klein's.
 
 - `sd-scripts` (kohya's `networks/lora_flux.py`; ComfyUI, Forge and most shops of LoRAs read it): names of Black Forest
   Labs' own model, one LoRA for a block's fused `attn_qkv` and one for a single block's fused `linear1`:
@@ -11,23 +11,25 @@
   itself, `diffusion_model.double_blocks.0.img_attn.qkv.lora_down.weight`.
 
 In all of them a module of rank r adds `alpha / r * up @ down` to its weight; `down` (lora_A) is (r, in), `up` (lora_B)
-is (out, r). How fused modules convert, and what is exact: `lora_fuse.py`.
+is (out, r). How fused modules convert, and what is exact: `lora_fuse.py`. Where the names are from: `lora_names.py`.
 
-The names and the order of the projections are those of sd-scripts' network on Black Forest Labs' `flux/model.py` and of
-diffusers' `FluxTransformer2DModel`; sd-scripts' `split_qkv` exists in memory only, its files have the fused names.
+Klein's have the same forms, with two differences. sd-scripts train no FLUX.2; its form is that of kohya's musubi-tuner,
+which ComfyUI and diffusers read as well. And diffusers' reader of FLUX.2 takes no `.alpha`: under its names the scale
+is in the ups, exactly where alpha / rank is a power of two, else rounded once to the matrices' dtype.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, fuse, split_fused
+from fluxcore.training.lora_names import FLUX_1, KLEIN, Names, names_of
 
 __all__ = [
     "KEY_NAMES",
@@ -43,84 +45,6 @@ __all__ = [
 
 LoraFormat = Literal["sd-scripts", "diffusers", "peft", "comfyui"]
 
-# sd-scripts' module -> the diffusers modules whose outputs it concatenates, in this order.
-_DOUBLE_BLOCK: dict[str, tuple[str, ...]] = {
-    "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "img_attn_proj": ("attn.to_out.0",),
-    "img_mlp_0": ("ff.net.0.proj",),
-    "img_mlp_2": ("ff.net.2",),
-    "img_mod_lin": ("norm1.linear",),
-    "txt_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "txt_attn_proj": ("attn.to_add_out",),
-    "txt_mlp_0": ("ff_context.net.0.proj",),
-    "txt_mlp_2": ("ff_context.net.2",),
-    "txt_mod_lin": ("norm1_context.linear",),
-}
-_SINGLE_BLOCK: dict[str, tuple[str, ...]] = {
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation_lin": ("norm.linear",),
-}
-_OUTSIDE_BLOCKS: dict[str, tuple[str, ...]] = {
-    "img_in": ("x_embedder",),
-    "txt_in": ("context_embedder",),
-    "time_in_in_layer": ("time_text_embed.timestep_embedder.linear_1",),
-    "time_in_out_layer": ("time_text_embed.timestep_embedder.linear_2",),
-    "guidance_in_in_layer": ("time_text_embed.guidance_embedder.linear_1",),
-    "guidance_in_out_layer": ("time_text_embed.guidance_embedder.linear_2",),
-    "vector_in_in_layer": ("time_text_embed.text_embedder.linear_1",),
-    "vector_in_out_layer": ("time_text_embed.text_embedder.linear_2",),
-    "final_layer_adaLN_modulation_1": ("norm_out.linear",),
-    "final_layer_linear": ("proj_out",),
-}
-_CLIP_LAYER: dict[str, tuple[str, ...]] = {
-    "self_attn_q_proj": ("self_attn.q_proj",),
-    "self_attn_k_proj": ("self_attn.k_proj",),
-    "self_attn_v_proj": ("self_attn.v_proj",),
-    "self_attn_out_proj": ("self_attn.out_proj",),
-    "mlp_fc1": ("mlp.fc1",),
-    "mlp_fc2": ("mlp.fc2",),
-}
-# (sd-scripts' prefix, diffusers' prefix, the table below them). `#` stands for the block's number.
-_FAMILIES: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
-    ("lora_unet_double_blocks_#_", "transformer.transformer_blocks.#.", _DOUBLE_BLOCK),
-    ("lora_unet_single_blocks_#_", "transformer.single_transformer_blocks.#.", _SINGLE_BLOCK),
-    ("lora_unet_", "transformer.", _OUTSIDE_BLOCKS),
-    ("lora_te1_text_model_encoder_layers_#_", "text_encoder.text_model.encoder.layers.#.", _CLIP_LAYER),
-)
-# With the block numbers taken out a name is one of these few, whatever the depth of the model.
-_FROM_SD_SCRIPTS = {
-    sd + name: tuple(df + p for p in paths) for sd, df, table in _FAMILIES for name, paths in table.items()
-}
-_TO_SD_SCRIPTS = {path: (name, i) for name, paths in _FROM_SD_SCRIPTS.items() for i, path in enumerate(paths)}
-# ComfyUI has the model's own names, with points where sd-scripts write underscores between modules.
-_COMFYUI_PREFIXES = {
-    "lora_unet_double_blocks_#_": "diffusion_model.double_blocks.#.",
-    "lora_unet_single_blocks_#_": "diffusion_model.single_blocks.#.",
-    "lora_te1_text_model_encoder_layers_#_": "text_encoders.clip_l.transformer.text_model.encoder.layers.#.",
-    "lora_unet_": "diffusion_model.",
-}
-_COMFYUI_ENDS = ("attn_qkv", "attn_proj", "mlp_0", "mlp_2", "mod_lin", "modulation_lin")
-
-
-def _comfyui_name(name: str) -> str:
-    prefix = next(prefix for prefix in _COMFYUI_PREFIXES if name.startswith(prefix))
-    rest = name.removeprefix(prefix)
-    if rest.endswith(_COMFYUI_ENDS):
-        rest = ".".join(rest.rsplit("_", 1))
-    elif rest.startswith("self_attn_"):
-        rest = rest.replace("self_attn_", "self_attn.")
-    elif rest.startswith("mlp_"):
-        rest = rest.replace("mlp_", "mlp.")
-    elif rest.endswith("_layer"):  # time_in_in_layer and its like
-        rest = rest.replace("_in_", "_in.", 1)
-    elif rest.startswith("final_layer_"):
-        rest = rest.replace("final_layer_", "final_layer.").replace("_1", ".1")
-    return _COMFYUI_PREFIXES[prefix] + rest
-
-
-_TO_COMFYUI = {name: _comfyui_name(name) for name in _FROM_SD_SCRIPTS}
-_FROM_COMFYUI = {comfyui: name for name, comfyui in _TO_COMFYUI.items()}
 # Black Forest Labs' last modulation gives (shift, scale), diffusers' (scale, shift): the halves of `up` change places.
 _SWAPPED_HALVES = "transformer.norm_out.linear"
 
@@ -134,7 +58,7 @@ def detect_format(keys: Iterable[str]) -> LoraFormat:
     """The family of names that a LoRA's tensors have, judged by the names alone.
 
     `keys` are tensor names (a dict of tensors will do). "sd-scripts", "comfyui", "diffusers", or "peft" (diffusers'
-    module names without `transformer.`). Raises LoraFormatError where the names are no FLUX.1 LoRA's, or of two
+    module names without `transformer.`). Raises LoraFormatError where the names are no FLUX LoRA's, or of two
     families.
     """
     found: set[LoraFormat] = set()
@@ -147,7 +71,7 @@ def detect_format(keys: Iterable[str]) -> LoraFormat:
         elif key.endswith((".lora_A.weight", ".lora_B.weight")):
             found.add("diffusers" if key.startswith(("transformer.", "text_encoder.")) else "peft")
     if len(found) != 1:
-        why = "has names of several LoRA formats" if found else "is not a FLUX.1 LoRA"
+        why = "has names of several LoRA formats" if found else "is not a FLUX LoRA"
         raise LoraFormatError(
             f"this {why}: names such as {_first(names)}. Expected are sd-scripts' "
             "'lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight' or diffusers' "
@@ -156,13 +80,16 @@ def detect_format(keys: Iterable[str]) -> LoraFormat:
     return found.pop()
 
 
-def to_sd_scripts(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
+def to_sd_scripts(
+    state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None, names: Names | None = None
+) -> dict[str, Tensor]:
     """The LoRA under sd-scripts' names, with an `.alpha` (a 0-d tensor) for every module.
 
     `state` holds tensors under any of the families of names; its tensors are not changed, and those that need
     no change are passed on, not copied. `alpha` is for modules without an `.alpha` of their own: one number for all
     (the trainer's `network_alpha`), or a number per diffusers module (`transformer_blocks.0.attn.to_q`); None means
-    alpha = rank, a scale of 1, as diffusers and ComfyUI take it. It is held as float32.
+    alpha = rank, a scale of 1, as diffusers and ComfyUI take it. It is held as float32. `names`: whose LoRA it is;
+    None = what its tensors say.
 
     An `.alpha` has the dtype of its module's matrices where that holds its value exactly (as sd-scripts saves it),
     else float32 or float64.
@@ -171,14 +98,15 @@ def to_sd_scripts(state: Mapping[str, Tensor], alpha: float | Mapping[str, float
     fused module whose scales (alpha / rank) differ by anything but a power of two (a power of two goes into the down,
     exactly).
     """
+    names = names or names_of(state)
     groups: dict[str, dict[int, LoraModule]] = {}
-    for path, module in _parse(state, alpha).items():
+    for path, module in _parse(state, alpha, names).items():
         number, pattern = _take_number(path)
-        name, index = _TO_SD_SCRIPTS[pattern]
+        name, index = names.to_sd_scripts[pattern]
         groups.setdefault(name.replace("#", number), {})[index] = module
     out: dict[str, Tensor] = {}
     for name, parts in groups.items():
-        paths = _FROM_SD_SCRIPTS[_take_number(name)[1]]
+        paths = names.from_sd_scripts[_take_number(name)[1]]
         if len(paths) > 1:
             module = fuse(name, [parts.get(i) for i in range(len(paths))])
         else:
@@ -189,23 +117,30 @@ def to_sd_scripts(state: Mapping[str, Tensor], alpha: float | Mapping[str, float
     return out
 
 
-def to_diffusers(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
-    """The LoRA under diffusers' names, for `FluxPipeline.load_lora_weights`; `state` and `alpha` as in to_sd_scripts.
+def to_diffusers(
+    state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None, names: Names | None = None
+) -> dict[str, Tensor]:
+    """The LoRA under diffusers' names, for its pipelines' `load_lora_weights`; arguments as in to_sd_scripts.
 
     Alpha is a float32 `.alpha` tensor a module (float64 where float32 does not hold it): diffusers hands it to peft
     as it is, so the scale is alpha / rank with no detour, and readers that know no `lora_adapter_metadata` (ComfyUI,
     older diffusers) find it too. float32, not the matrices' dtype: peft divides in the tensor's dtype, and 1 / 3 in
     bfloat16 is off by 0.2%.
 
+    Of klein it is in the ups instead.
+
     Raises LoraFormatError as to_sd_scripts does, and for the two cases in which diffusers would read a wrong scale:
     it takes the final layer's alpha for every single block's `proj_out`, and one alpha for the whole text encoder.
     """
-    modules = _parse(state, alpha)
+    names = names or names_of(state)
+    modules = _parse(state, alpha, names)
+    if names is KLEIN:
+        return {key: t for key, t in _with_peft_names(_scaled(modules)).items() if not key.endswith(".alpha")}
     _refuse_what_diffusers_misreads(modules)
     return _with_peft_names(modules)
 
 
-def to_peft(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+def to_peft(state: Mapping[str, Tensor], names: Names | None = None) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The transformer's part of a LoRA as peft wants it: `(state, alphas)`.
 
     `state` may have any of the families of names. The first result goes to `peft.set_peft_model_state_dict`
@@ -216,21 +151,27 @@ def to_peft(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, f
     Raises LoraFormatError as to_sd_scripts does, or where no transformer module is there.
     """
     prefix = "transformer."
-    modules = {p.removeprefix(prefix): m for p, m in _parse(state, None).items() if p.startswith(prefix)}
+    parsed = _parse(state, None, names or names_of(state))
+    modules = {p.removeprefix(prefix): m for p, m in parsed.items() if p.startswith(prefix)}
     if not modules:
         raise LoraFormatError("this LoRA has no module of the transformer: it can't be continued here.")
     tensors = {key: t for key, t in _with_peft_names(modules).items() if not key.endswith(".alpha")}
     return tensors, {path: module.alpha for path, module in modules.items()}
 
 
-def to_comfyui(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
+def to_comfyui(
+    state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None, names: Names | None = None
+) -> dict[str, Tensor]:
     """The LoRA under ComfyUI's names: to_sd_scripts' tensors, called as the model calls its modules."""
-    return {_renamed(key, _TO_COMFYUI): tensor for key, tensor in to_sd_scripts(state, alpha).items()}
+    names = names or names_of(state)
+    return {_renamed(key, names.to_comfyui): tensor for key, tensor in to_sd_scripts(state, alpha, names).items()}
 
 
-def to_peft_file(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None) -> dict[str, Tensor]:
+def to_peft_file(
+    state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None, names: Names | None = None
+) -> dict[str, Tensor]:
     """The LoRA under peft's names, with an `.alpha` a module as in to_diffusers. Raises where CLIP-L has a part."""
-    modules = _parse(state, alpha)
+    modules = _parse(state, alpha, names or names_of(state))
     if any(path.startswith("text_encoder.") for path in modules):
         raise LoraFormatError("peft's names are the transformer's alone, and this LoRA has a part of CLIP-L.")
     return _with_peft_names({path.removeprefix("transformer."): module for path, module in modules.items()})
@@ -242,7 +183,7 @@ TO_FORMAT: dict[LoraFormat, Callable[..., dict[str, Tensor]]] = {
     "peft": to_peft_file,
     "comfyui": to_comfyui,
 }
-"""What gives a LoRA the names of each format: (tensors, alpha) → tensors."""
+"""What gives a LoRA the names of each format: (tensors, alpha, whose names) → tensors."""
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str:
@@ -262,21 +203,35 @@ class KeyNames(NamedTuple):
     to_file: Callable[[Mapping[str, Tensor], float, LoraFormat], dict[str, Tensor]]
     from_file: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, float]]]
 
+    @classmethod
+    def of(cls, names: Names) -> KeyNames:
+        return cls(lambda state, alpha, form: TO_FORMAT[form](state, alpha, names), lambda state: to_peft(state, names))
 
-KEY_NAMES = {"flux1": KeyNames(lambda state, alpha, form: TO_FORMAT[form](state, alpha), to_peft)}
+
+KEY_NAMES = {"flux1": KeyNames.of(FLUX_1), "flux2": KeyNames.of(KLEIN)}
 """By `Family.key_names`."""
 
 
 def place_in_sd_scripts(path: str) -> tuple[str, str, str, int, int] | None:
-    """Where sd-scripts have a module of the transformer (`transformer_blocks.7.attn.to_q`); None where nowhere.
+    """Where sd-scripts have a module of FLUX.1's transformer (`transformer_blocks.7.attn.to_q`); None where nowhere.
 
     Their module, the same with `#` for the block's number, that number, which of its projections, and of how many.
     """
     number, pattern = _take_number(f"transformer.{path}")
-    if pattern not in _TO_SD_SCRIPTS:
+    if pattern not in FLUX_1.to_sd_scripts:
         return None
-    name, index = _TO_SD_SCRIPTS[pattern]
-    return name.replace("#", number), name, number, index, len(_FROM_SD_SCRIPTS[name])
+    name, index = FLUX_1.to_sd_scripts[pattern]
+    return name.replace("#", number), name, number, index, len(FLUX_1.from_sd_scripts[name])
+
+
+def _scaled(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
+    """The same modules with alpha = rank: their scales are in the ups."""
+    return {
+        path: module
+        if module.scale == 1
+        else LoraModule(module.down, (module.up.double() * float(module.scale)).to(module.up.dtype), float(module.rank))
+        for path, module in modules.items()
+    }
 
 
 def _with_peft_names(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
@@ -288,14 +243,18 @@ def _with_peft_names(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
     return out
 
 
-def _parse(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None) -> dict[str, LoraModule]:
+def _parse(
+    state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None, names: Names
+) -> dict[str, LoraModule]:
     """Any family of names -> modules by their diffusers path, with `transformer.` or `text_encoder.` in front."""
     kind = detect_format(state)
     if kind == "comfyui":
         parts = {peft: sd for sd, part in _SD_PARTS.items() for peft, same in _PEFT_PARTS.items() if part == same}
-        state = {_sd_part(_renamed(key, _FROM_COMFYUI), parts): tensor for key, tensor in state.items()}
+        state = {_sd_part(_renamed(key, names.from_comfyui), parts): tensor for key, tensor in state.items()}
         kind = "sd-scripts"
-    known, parts_of = (_FROM_SD_SCRIPTS, _SD_PARTS) if kind == "sd-scripts" else (_TO_SD_SCRIPTS, _PEFT_PARTS)
+    from_sd = kind == "sd-scripts"
+    known: Container[str] = names.from_sd_scripts if from_sd else names.to_sd_scripts
+    parts_of = _SD_PARTS if from_sd else _PEFT_PARTS
     unknown: list[str] = []
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
@@ -309,16 +268,16 @@ def _parse(state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | Non
             unknown.append(key)
     if unknown:
         raise LoraFormatError(
-            f"{len(unknown)} of {len(state)} tensors belong to no FLUX.1 LoRA: {_first(unknown)}. Only plain LoRA "
-            "(down, up, alpha) of FLUX.1's transformer and of CLIP-L has both forms; use a DoRA, LoKr or LoHa, a LoRA "
-            "of T5 or of another model, as it is in the program that wrote it."
+            f"{len(unknown)} of {len(state)} tensors belong to no {names.title} LoRA: {_first(unknown)}. Only plain "
+            "LoRA (down, up, alpha) of FLUX.1's or klein's transformer and of CLIP-L has both forms; use a DoRA, LoKr "
+            "or LoHa, a LoRA of T5 or of another model, as it is in the program that wrote it."
         )
     modules: dict[str, LoraModule] = {}
     for name, parts in found.items():
         module = _checked(name, parts, alpha)
-        if kind == "sd-scripts":
+        if from_sd:
             number, pattern = _take_number(name)
-            paths = [path.replace("#", number) for path in _FROM_SD_SCRIPTS[pattern]]
+            paths = [path.replace("#", number) for path in names.from_sd_scripts[pattern]]
             split = split_fused(name, module, len(paths)) if len(paths) > 1 else [_swapped(paths[0], module)]
             modules.update({path: part for path, part in zip(paths, split, strict=True) if part is not None})
         else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fluxcore.training.lora_file import IMPLEMENTATION
+from fluxcore.training.lora_file import implementation
 from fluxcore.training.lora_keys import LoraFormat
 
 _ARCHITECTURES = {"dev": "flux-1-dev", "schnell": "flux-1-schnell"}
@@ -50,6 +50,7 @@ class TrainingInfo:
     seed: int
     resolution: tuple[int, int]  # width, height in pixels; also modelspec's
     lora_format: LoraFormat = "sd-scripts"  # the names in the file: modelspec's implementation; not written as ss_
+    family: str = "flux"  # not written as ss_
     flux_type: str = "dev"  # "dev", "schnell" or another: modelspec's architecture; not written as ss_
     training_started_at: float | None = None  # seconds since 1970
     session_id: int | None = None
@@ -108,8 +109,9 @@ def sd_scripts_metadata(
     spec = {name: known.pop(name) for name in _MODELSPEC_FIELDS}
     spec["title"] = spec["title"] or info.output_name
     flux_type, names = known.pop("flux_type"), known.pop("lora_format")
+    klein = known.pop("family") == "flux2-klein"
     known |= {
-        "base_model_version": "flux1",
+        "base_model_version": "flux2" if klein else "flux1",
         "v2": False,
         "steps": steps,
         "epoch": epoch,
@@ -117,8 +119,8 @@ def sd_scripts_metadata(
     }
     spec |= {
         "sai_model_spec": "1.0.1",
-        "architecture": f"{_ARCHITECTURES.get(flux_type, 'flux-1')}/lora",
-        "implementation": IMPLEMENTATION[names],
+        "architecture": "flux-2-klein/lora" if klein else f"{_ARCHITECTURES.get(flux_type, 'flux-1')}/lora",
+        "implementation": implementation(names, klein),
         "resolution": f"{info.resolution[0]}x{info.resolution[1]}",
         "date": datetime.fromtimestamp(int(finished_at), UTC).isoformat(),
     }

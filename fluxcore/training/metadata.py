@@ -63,9 +63,10 @@ def training_info(
             name: {"n_repeats": found[0].repeats, "img_count": len(found)} for name, found in folders.items()
         },
         bucket_info=_buckets(layout),
-        network_module="networks.lora_flux" if config.network_algo == "lora" else "lycoris.kohya",
+        network_module=_network_module(config, model),
         network_args=_network_args(config),
         lora_format=config.lora_format,
+        family=model.family,
         license=model.licence,
         thumbnail=thumbnail,
         trigger_phrase=config.concept_sentence or None,
@@ -90,6 +91,13 @@ def _buckets(layout: Layout) -> dict[str, object] | None:
         counts[one.size] = counts.get(one.size, 0) + one.repeats
     sizes = sorted(counts.items())
     return {"buckets": {str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(sizes)}}
+
+
+def _network_module(config: RunConfig, model: BaseModel) -> str:
+    """Whose file it is."""
+    if config.network_algo != "lora":
+        return "lycoris.kohya"
+    return "networks.lora_flux" if model.family == "flux" else "networks.lora_flux_2"  # kohya's musubi-tuner
 
 
 def _network_args(config: RunConfig) -> dict[str, object] | None:

@@ -2,7 +2,8 @@
 
 Plain LoRAs (rsLoRA included) go into sd-scripts' keys. What these can't hold, because sd-scripts fuses projections that
 are separate here, goes into the keys that other programs read on diffusers' layers: a DoRA into diffusers' with its
-magnitudes twice (`lora_magnitude_vector` for diffusers, `dora_scale` for ComfyUI), LoKr and LoHa into LyCORIS' as
+magnitudes twice (`lora_magnitude_vector` for diffusers, `dora_scale` for ComfyUI; of klein without an alpha, which
+diffusers takes none of for it: the scale is in the ups), LoKr and LoHa into LyCORIS' as
 SimpleTuner writes and ComfyUI reads them (`lycoris_transformer_blocks_0_attn_to_q.lokr_w1`).
 """
 
@@ -29,7 +30,11 @@ from .lora_keys import KEY_NAMES
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a config calls a precision: `mixed_precision`, `save_precision`."""
-_KINDS = {"attn": r"attn\..+|proj_out", "mlp": r"ff(_context)?\.net\..+|proj_mlp|proj_out", "mod": r"norm.*\.linear"}
+_KINDS = {
+    "attn": r"attn\..+|proj_out",
+    "mlp": r"ff(_context)?\.(net\..+|linear_(in|out))|proj_mlp|proj_out|attn\.(to_qkv_mlp_proj|to_out)",
+    "mod": r"norm.*\.linear",
+}
 """Which layers of a block are its attention, its MLP, its modulation. A single block's `proj_out` ends both."""
 _BLOCK = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
 
@@ -105,11 +110,15 @@ def network_tensors(
     if config.network_algo == "lora" and not config.use_dora:
         return KEY_NAMES[family.key_names].to_file(values, effective_alpha(config), config.lora_format)
     out = {_file_name(name, config): value for name, value in values.items()}
+    in_ups = family.key_names == "flux2"
     for name, value in values.items():
         module, _, part = name.rpartition(".")
         if part == "lora_magnitude_vector":
             out[f"transformer.{module}.dora_scale"] = value[:, None].clone()
-            out[f"transformer.{module}.alpha"] = alpha
+            if not in_ups:
+                out[f"transformer.{module}.alpha"] = alpha
+        elif name.endswith(".lora_B.weight") and in_ups:
+            out[_file_name(name, config)] = (state[name].float() * (alpha / config.network_dim)).to(dtype)
         elif part == "hada_w1_a" or (part in ("lokr_w1_b", "lokr_w2_b")):
             out[f"{_lycoris(module)}.alpha"] = alpha
         elif part == "lokr_w1" and f"{module}.lokr_w2" in values:
@@ -129,6 +138,8 @@ def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, f
             theirs, alphas = KEY_NAMES[family.key_names].from_file(read_lora(path)[0])
         else:
             theirs, alphas = _read_kin(path, ours, config), {}
+            if config.use_dora and family.key_names == "flux2":
+                alphas = {name.partition(".lora_B.")[0]: float(config.network_dim) for name in theirs}
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {error}") from None
     if {name: value.shape for name, value in theirs.items()} != {name: value.shape for name, value in ours.items()}:
