@@ -82,25 +82,29 @@ def judge(window: Window) -> Judgement:
             found = _judge_idle(window, min(window.gpu_idle_seconds, window.since_progress))
             if found is not None:
                 return found
-        if window.steps:
-            limit = max(stall, min(LONGEST_STEP_FACTOR * window.longest_step, MOST_STALL_SECONDS * stall))
-        else:
-            limit = FIRST_STEP * stall
-        return _judge_wait(window, window.since_progress, limit)
-    if window.since_life is not None:
+    elif window.since_life is not None:
         quiet = _judge_wait(window, window.since_life, QUIET * stall)
         if quiet.verdict is not None:
             return quiet
-    return _judge_wait(window, window.since_progress, _busy_limit(window))
+    return _judge_wait(window, window.since_progress, longest_limit(window))
 
 
-def _busy_limit(window: Window) -> float:
-    at_least = UNSEEN * window.stall_seconds
+def longest_limit(window: Window) -> float:
+    """Seconds without progress after which an attempt is stuck whatever else is seen of it."""
+    stall = window.stall_seconds
+    if window.phase == "train":
+        return _longest_between_steps(window) if window.steps else FIRST_STEP * stall
+    at_least = UNSEEN * stall
     if window.since_life is None:
         return at_least
     if window.steps and window.longest_wait is not None:
         return max(at_least, AGAIN_SECONDS, LONGEST_WAIT_FACTOR * window.longest_wait)
     return max(at_least, BUSY_SECONDS)
+
+
+def _longest_between_steps(window: Window) -> float:
+    stall = window.stall_seconds
+    return max(stall, min(LONGEST_STEP_FACTOR * window.longest_step, MOST_STALL_SECONDS * stall))
 
 
 def _judge_wait(window: Window, waited: float, limit: float) -> Judgement:
@@ -115,8 +119,7 @@ def _judge_idle(window: Window, idle: float) -> Judgement | None:
         return _judgement("gpu_idle", True, stall, window)
     # The reading lags behind the step: let the more telling verdict ripen for one more.
     lags = idle >= stall - window.sample_seconds and window.since_progress >= SUSPECT_SHARE * stall
-    longest = max(stall, min(LONGEST_STEP_FACTOR * window.longest_step, MOST_STALL_SECONDS * stall))
-    if lags or (idle >= SUSPECT_SHARE * stall and window.since_progress < longest):
+    if lags or (idle >= SUSPECT_SHARE * stall and window.since_progress < _longest_between_steps(window)):
         return _judgement("gpu_idle", False, stall, window)
     return None
 
