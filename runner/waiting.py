@@ -170,7 +170,7 @@ def place_in_line(run: Run) -> tuple[str, str]:
     since = request.ts
     if request.is_automatic:
         for attempt in reversed(run.state.attempts):
-            since = attempt.started
+            since = attempt.asked
             if not attempt.is_automatic:
                 break
     return since, run.name

@@ -150,6 +150,10 @@ def test_monitoring_that_was_switched_off_stays_off_until_a_person_asks_or_confi
     again.append(event("run.started", {"request": "runner-2:1"}, writer="runner-2", n=2, attempt=2))
     assert not fold("my-cat", again).monitoring, "an automatic attempt is the same wish"
     assert state_after(*STARTED, OFF, FAILED, ("run.requested", {"config": "cli-1:1"})).monitoring
+    asked = ("run.requested", {"config": "cli-1:1"})
+    ahead = [*STARTED, FAILED, OFF, asked]
+    assert not state_after(*ahead).monitoring, "switched off while nothing ran: meant for what is asked for next"
+    assert state_after(*ahead, started, FAILED, asked).monitoring, "and for that alone"
     saved = ("config.saved", {"config": CONFIG})
     unmonitored = ("config.saved", {"config": {**CONFIG, "enable_monitoring": False}})
     assert not state_after(*STARTED, OFF, FAILED, saved).monitoring, "a saved config that says nothing new"
@@ -252,6 +256,7 @@ def test_a_clock_that_jumps_changes_times_and_nothing_else(jumps: list[int]) -> 
     for one in (state, plain):
         one.created = one.started = one.ended = one.updated = None
         one.attempts[0].started, one.attempts[0].ended, one.news[0].ts = "", None, ""
+        one.attempts[0].asked = ""
     assert repr(state) == repr(plain)
 
 

@@ -236,6 +236,24 @@ def test_an_automatic_attempt_keeps_its_place(world: World) -> None:
     assert world.state("long").attempts[-1].number == 2 and world.state("next").state == "queued"
 
 
+def test_a_run_that_had_to_wait_keeps_the_place_of_its_request_when_it_crashes(world: World) -> None:
+    """Not that of its attempt's start, before which others had asked."""
+    ask(world, "first")
+    world.train("first", 1, 3)
+    ask(world, "older")
+    world.turns(1)
+    ask(world, "newer")
+    world.turns(1)
+    world.trainer("first").exit(0)
+    world.turns(3)
+    world.train("older", 1, 3)
+    world.checkpoint("older", 3)
+    world.trainer("older").exit(1)
+    world.turns(3)
+    assert waits(world, "older") == "1: a pause before the next attempt"
+    assert waits(world, "newer").startswith("2: the machine")
+
+
 def test_an_automatic_request_that_is_refused_is_not_asked_for_again_and_again(two: World) -> None:
     ask(two, "cat", gpu_ids="1", auto_resume=5)
     two.train("cat", 1, 3)

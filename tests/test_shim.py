@@ -152,7 +152,7 @@ def test_nothing_of_an_attempt_is_remembered_once_its_exit_is_known(tmp_path: Pa
     running = wait_until(lambda: (found := executor.look(folder, 2)).trainer and found)
     assert executor.activity(folder, 2, running) is not None and executor._usage
     assert executor.signal(running.trainer, signal.SIGKILL)
-    ended = wait_until(lambda: (found := executor.look(folder, 2)).exit and found)
+    ended = wait_until(lambda: (found := executor.look(folder, 2)).exit and found, 30)
     assert executor.activity(folder, 2, ended) is None, "nor does a shim that is not gone yet bring it back"
     wait_until(lambda: executor.look(folder, 1).exit)
     assert executor._usage == executor._started == {}

@@ -93,7 +93,9 @@ def test_monitoring_is_switched_off_and_on_while_it_trains(
     outputs, request = asked
     start(outputs, request)
     (outputs / "cat" / "monitor.log").write_text("the GPU is busy\n")
-    assert "monitoring of cat is off" in call(capsys, "monitor", "cat", "off", "--outputs", outputs).err
+    said = call(capsys, "monitor", "cat", "off", "--outputs", outputs).err
+    assert "monitoring of cat is off until somebody starts or resumes it again" in said
+    assert "--set enable_monitoring=false" in said
     shown = call(capsys, "monitor", "cat", "--outputs", outputs).out
     assert "monitoring is off" in shown and "monitor cat on" in shown and "the GPU is busy" in shown
     assert "is not alive" in shown

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluxcore.runs import load_run
+from fluxcore.runs import RunState, load_run
 from fluxcore.runs.supervision import runner_alive
 from fluxcore.tail import last_lines
 
@@ -40,7 +40,10 @@ def monitor(
         from fluxcore.runs import set_monitoring
 
         set_monitoring(root, name, SOURCE, switch is Switch.on)
-        note(f"monitoring of {name} is {switch.value}")
+        state = load_run(root, name)[1]
+        asked = switch is Switch.on
+        until = "" if asked == state.config.get("enable_monitoring", True) else _until(state)
+        note(f"monitoring of {name} is {switch.value}{until}")
         return
     folder, state = load_run(root, name)
     runner = runner_alive(root)
@@ -56,3 +59,11 @@ def monitor(
     say(f"the runner {f'is alive, pid {runner.pid}' if runner else 'is not alive: ./fluxgym runner starts one'}")
     for line in lines:
         say(line)
+
+
+def _until(state: RunState) -> str:
+    """How long a switch holds that its config has otherwise."""
+    setting = f"--set enable_monitoring={str(state.monitoring).lower()}"
+    if state.switched_ahead:
+        return f" for its next start or resume; `{setting}` with that keeps it so"
+    return f" until somebody starts or resumes it again; `{setting}` with that keeps it so"

@@ -52,6 +52,8 @@ class RunState:
     """The runner's own request could not be served: it does not ask again before a person does."""
     monitoring: bool = True
     """The last switch counts, until a person asks for the run again or saves a config that switches it otherwise."""
+    switched_ahead: bool = False
+    """The last switch came while nothing ran: it is meant for what is asked for next."""
     queue_position: int | None = None
     waiting_for: str = ""
     refusal: str = ""

@@ -47,6 +47,8 @@ class Attempt:
     ended: str | None = None
     outcome: str | None = None
     killed: str | None = None
+    asked: str = ""
+    """When it was asked for, by its request."""
 
     @property
     def is_automatic(self) -> bool:

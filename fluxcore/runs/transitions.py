@@ -19,7 +19,7 @@ def _config_saved(state: RunState, event: Event, data: dict[str, Any]) -> None:
     before, state.config, state.config_id = state.config, migrate(data["config"], data.get("schema", 1)), event.id
     state.configs[event.id] = state.config
     if not state.is_live and (not before or _monitored(before) != _monitored(state.config)):
-        state.monitoring = _monitored(state.config)
+        state.monitoring, state.switched_ahead = _monitored(state.config), False
 
 
 def _monitored(config: dict[str, Any]) -> bool:
@@ -37,7 +37,9 @@ def _requested(state: RunState, event: Event, data: dict[str, Any]) -> None:
         state.state = "queued"
         if not request.is_automatic:
             state.stop_requested, state.stop_reason, state.automatic_refused = None, "", False
-            state.monitoring = _monitored(state.configs.get(config, state.config))
+            if not state.switched_ahead:
+                state.monitoring = _monitored(state.configs.get(config, state.config))
+            state.switched_ahead = False
         state.queue_position, state.waiting_for, state.refusal = None, "", ""
 
 
@@ -90,6 +92,7 @@ def _started(state: RunState, event: Event, data: dict[str, Any]) -> None:
         resume_from=data.get("resume_from"),
         resume_step=data.get("resume_step"),
         config=config,
+        asked=request.ts if request else event.ts,
     )
     begun = state.coming is not None and state.coming.number == attempt.number
     if begun and state.coming:
@@ -145,6 +148,7 @@ def _stop_requested(state: RunState, event: Event, data: dict[str, Any]) -> None
 
 def _monitoring(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.monitoring = bool(data["enabled"])
+    state.switched_ahead = not state.is_live and state.live_attempt is None
     if not state.monitoring:
         state.suspected = None
 
