@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fluxcore.alerts.child import sending_command, sending_environment
-from fluxcore.alerts.pending import pending, recent
+from fluxcore.alerts.pending import MAX_AGE_SECONDS, pending, recent
 from fluxcore.alerts.targets import load_targets
 from fluxcore.errors import UserError
 from fluxcore.runs.files import PROJECT_ROOT
@@ -57,6 +57,9 @@ class LocalSender:
         )
 
 
+STILL = f"tried again for {MAX_AGE_SECONDS / 3600:.0f} h from what it tells of; `./fluxgym alerts test NAME` says why"
+
+
 @dataclass
 class _Wait:
     """A run with news: the process at work, if any, and when the next one is due (infinity: everybody was told)."""
@@ -69,6 +72,8 @@ class _Wait:
     tried: float = float("-inf")
     noted: set[tuple[str, str]] = field(default_factory=set)
     """Event and target of each outcome that is in monitor.log."""
+    tries: dict[tuple[str, str], int] = field(default_factory=dict)
+    """How often each was tried that has no outcome yet."""
 
     def put_off(self, now: float) -> None:
         """The next one comes later, and the one after it later still."""
@@ -142,7 +147,11 @@ class Alerts:
         """Start a process where anybody is still to be told of something."""
         wait.put_off(now)  # before anything can go wrong: what stays due would be tried in every turn, without a pause
         try:
-            if pending(run.state, load_targets(self._outputs), self._clock.now()):
+            if todo := pending(run.state, load_targets(self._outputs), self._clock.now()):
+                for item in todo:
+                    tries = wait.tries[item.news.event, item.name] = wait.tries.get((item.news.event, item.name), 0) + 1
+                    if tries == 2:
+                        run.note(f"alert to {item.name} ({item.news.kind}) is not sent yet: {STILL}", "WARNING")
                 wait.sending = self._sender.start(self._outputs, run.name)
             else:
                 wait.due = float("inf")

@@ -111,6 +111,8 @@ def test_a_dead_target_is_tried_later_and_later_and_given_up_after_an_hour(told:
     ]
     log = (told.world.outputs / "cat" / "monitor.log").read_text()
     assert log.count("WARNING - alert to phone (failed) failed: it can't be reached, or did not answer") == 1
+    assert log.count("WARNING - alert to phone (failed) is not sent yet: tried again for 1 h") == 1, "and soon"
+    assert log.index("is not sent yet") < log.index("(failed) failed")
 
 
 def test_what_is_new_is_told_at_once_whatever_waits(told: Told) -> None:

@@ -30,7 +30,9 @@ def test_where_measuring_fails_the_waiting_ends_with_why(tmp_path: Path, monkeyp
         if len(asked) > 1:
             raise PlanError("no room for its process")
 
-    monkeypatch.setattr(sys.modules["fluxcore.planner.plan"], "plan", fails_behind)  # the package has a function of that name
+    monkeypatch.setattr(
+        sys.modules["fluxcore.planner.plan"], "plan", fails_behind
+    )  # the package has a function of that name
     app = AppTest.from_function(_lines, args=(str(tmp_path),)).run()
     said = " ".join(item.value for item in app.caption)
     assert not app.exception and "no room for its process" in said and "being calculated" not in said
