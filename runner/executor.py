@@ -79,7 +79,8 @@ class Record:
 class Activity:
     """What an attempt's process tree used so far (CPU seconds, bytes) and holds now (`rss_bytes`).
 
-    `oom_kills`: what its control group counts up to now; None where not known.
+    `oom_kills`: what its control group counts up to now; None where not known. `stopped`: the trainer is held, by a
+    SIGSTOP or a debugger.
     """
 
     cpu_seconds: float
@@ -87,6 +88,7 @@ class Activity:
     read_bytes: int
     write_bytes: int
     oom_kills: int | None = None
+    stopped: bool = False
 
 
 class Executor(Protocol):
@@ -253,14 +255,15 @@ class LocalExecutor:
         table = self._table
         pids = (roots | descendants(roots, table)) - ({record.shim.pid} if record.shim else set())
         usage = self._usage.setdefault((folder.path, attempt), _Usage())
-        rss = 0
+        rss, stopped = 0, False
         for pid in pids:
             known, row = table.get(pid), read_process(pid)
             same = known is not None and row is not None and known.start_ticks == row.start_ticks
             if same and row is not None and not row.zombie:
                 rss += row.rss_bytes
+                stopped |= row.stopped and record.trainer is not None and pid == record.trainer.pid
                 usage.add((pid, row.start_ticks), row.cpu_seconds, *_io_bytes(pid))
-        return Activity(usage.cpu_seconds, rss, usage.read_bytes, usage.write_bytes, oom_kills(min(roots)))
+        return Activity(usage.cpu_seconds, rss, usage.read_bytes, usage.write_bytes, oom_kills(min(roots)), stopped)
 
     def signal(self, identity: Identity, number: int) -> bool:
         try:

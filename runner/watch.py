@@ -182,6 +182,7 @@ class Watch:
                 "cpu_seconds": round(used.cpu_seconds, 2) if used else None,
                 "read_bytes": used.read_bytes if used else None,
                 "write_bytes": used.write_bytes if used else None,
+                "process_stopped": used.stopped if used else None,
             },
         )
 

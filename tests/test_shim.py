@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fluxcore.runs import RunFolder
+from fluxcore.runs.outlook import evidence_words
 from fluxcore.runs.processes import Identity, identify, is_alive, read_process
 from runner.executor import SHIM, Launch, LocalExecutor, Record
 from runner.shim import CLAIMED, claim
@@ -156,6 +157,23 @@ def test_nothing_of_an_attempt_is_remembered_once_its_exit_is_known(tmp_path: Pa
     assert executor.activity(folder, 2, ended) is None, "nor does a shim that is not gone yet bring it back"
     wait_until(lambda: executor.look(folder, 1).exit)
     assert executor._usage == executor._started == {}
+
+
+def test_a_trainer_that_is_held_is_seen_so(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "cat")
+    folder.path.mkdir()
+    executor = LocalExecutor()
+    executor.spawn(Launch(folder, 1, [sys.executable, "-c", "import time; time.sleep(60)"]))
+    record = wait_until(lambda: (found := executor.look(folder, 1)).trainer and found)
+    try:
+        for number, held in ((signal.SIGSTOP, True), (signal.SIGCONT, False)):
+            executor.signal(record.trainer, number)
+            assert wait_until(lambda held=held: executor.activity(folder, 1, record).stopped is held)
+    finally:
+        executor.signal(record.trainer, signal.SIGKILL)
+        wait_until(lambda: (executor.reap(), not executor.alive(record.shim))[1])
+    said = evidence_words({"seconds_without_progress": 11.0, "seconds_without_life": 9.0, "process_stopped": True})
+    assert said.endswith("; no sign of life for 9 s; its process was stopped (SIGSTOP, or a debugger).")
 
 
 def test_what_a_run_used_is_as_new_as_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

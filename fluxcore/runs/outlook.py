@@ -79,6 +79,8 @@ def evidence_words(seen: dict[str, Any]) -> str:
     if still is not None and waited:
         alive = still < LIFE_SHARE * waited
         parts.append("its processes were still at work" if alive else f"no sign of life for {still:.4g} s")
+    if seen.get("process_stopped"):
+        parts.append("its process was stopped (SIGSTOP, or a debugger)")
     return "; ".join(parts) + "." if parts else ""
 
 
