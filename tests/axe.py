@@ -36,12 +36,13 @@ class Violation:
         return any(part in self.html or part in self.target for part in where)
 
 
-def audit(page: Any) -> list[Violation]:
-    """Every serious or critical violation on a Playwright page, as it is shown now."""
+def audit(page: Any, *rules: str) -> list[Violation]:
+    """Every serious or critical violation on a Playwright page, as it is shown now; of those `rules` alone."""
     from importlib.resources import files
 
     page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("options => axe.run(document, options)", options)
     return [
         Violation(one["id"], str(one["impact"]), " ".join(map(str, node["target"])), node["html"], one["help"])
         for one in found["violations"]
