@@ -95,11 +95,14 @@ def resume(
 def stop(name: Name, wait: Wait = False, outputs: Outputs = None) -> int:
     """Stop a run; it saves a checkpoint first."""
     from fluxcore.runs import request_stop
+    from fluxcore.runs.supervision import runner_alive
 
     folder = outputs_folder(outputs)
     request_stop(folder, name, SOURCE)
+    none = runner_alive(folder) is None
     start_runner(folder)
-    note(f"{name} is asked to stop")
+    started = "; no runner was alive, the one that is started for it goes on with what waits too" if none else ""
+    note(f"{name} is asked to stop{started}")
     return wait_until_stopped(load_run(folder, name)[0]) if wait else 0
 
 
