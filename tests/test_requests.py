@@ -12,6 +12,8 @@ from fluxcore.log import read_events
 from fluxcore.runs import RunError, create_run, request_resume, request_start, save_config, set_monitoring
 from fluxcore.runs import requests as asking
 from tests.cli_tools import pictures
+from tests.fakes import World
+from tests.stub_trainer import save_state
 
 
 def config(**values: object) -> RunConfig:
@@ -87,4 +89,44 @@ def test_where_nothing_is_granted_no_setting_is_saved(tmp_path: Path) -> None:
     request_start(tmp_path, "cat", "cli", settings={})
     with pytest.raises(RunError, match="already queued"):
         request_start(tmp_path, "cat", "cli", settings={"seed": "5"})
+    with pytest.raises(ConfigError, match="sead"):  # before the person stops it for nothing
+        request_start(tmp_path, "cat", "cli", settings={"sead": "5"})
     assert [event.type for event in read_events(folder.path)] == ["config.saved", "run.requested"]
+
+
+def test_another_rank_than_the_checkpoints_is_refused_with_the_commands_that_work(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start("cat", network_dim=8, max_train_steps=1000, auto_resume=0)
+    pictures(world.outputs / "cat" / "dataset")
+    world.train("cat", 1, 3)
+    saved = world.checkpoint("cat", 3)
+    world.trainer("cat").exit(1)
+    world.turns()
+    before = len(world.events("cat"))
+    with pytest.raises(RunError) as refused:
+        request_resume(world.outputs, "cat", "cli", settings={"network_dim": "64"})
+    place = f"--outputs {world.outputs}"
+    assert str(refused.value) == (
+        f"{saved} is of rank 8, and a checkpoint keeps its rank: resume with `./fluxgym resume cat --set network_dim=8 "
+        f"{place}`, or begin afresh with `./fluxgym start cat --restart --set network_dim=64 {place}`"
+    )
+    with pytest.raises(RunError, match=f"resume cat --from {saved} --set network_dim=8"):
+        request_resume(world.outputs, "cat", "cli", from_state=saved, settings={"network_dim": "64"})
+    assert len(world.events("cat")) == before
+    request_resume(world.outputs, "cat", "cli", settings={"network_dim": "8", "seed": "5"})
+
+
+def test_a_checkpoint_that_the_log_does_not_know_and_another_algo_are_the_trainers_to_judge(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start("cat", network_dim=8, network_algo="lokr", max_train_steps=1000, auto_resume=0)
+    pictures(world.outputs / "cat" / "dataset")
+    world.train("cat", 1, 3)
+    world.checkpoint("cat", 3)
+    save_state(world.outputs / "cat", "cat-step00000002-state", 2)
+    world.trainer("cat").exit(1)
+    world.turns()
+    unknown = "cat-step00000002-state"
+    request_resume(world.outputs, "cat", "cli", from_state=unknown, settings={"network_dim": "64"})
+    world.stop("cat")
+    world.turns()
+    request_resume(world.outputs, "cat", "cli", settings={"network_dim": "64"})

@@ -19,10 +19,11 @@ from fluxcore.log import Event, EventError, EventLog, read_events
 from fluxcore.trainers import HEAR_NO_WISHES, check_trainer
 
 from .auto_resume import auto_resume_follows
-from .checkpoints import find_state, list_checkpoints, resume_choice
+from .checkpoints import CheckpointFile, find_state, list_checkpoints, resume_choice
 from .files import RunError, RunFolder, check_outputs, entry_names
 from .fold import RunState, fold
 from .load import load_run
+from .outlook import command
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +86,10 @@ def request_start(
     run's trainer can't train its config here; then nothing is saved.
     """
     folder, state = load_run(outputs, name)
+    config = _changed(state, settings)
     _refuse_live(state)
     if state.attempts and not restart:
         raise RunError(f"{name} has been trained before; resume it, or start it with --restart to begin afresh")
-    config = _changed(state, settings)
     _refuse_empty(folder, config)
     check_trainer(config)
     return _request(folder, state, source, None, reason or ("restart" if restart else "start"), config)
@@ -106,12 +107,12 @@ def request_resume(
     """Ask to go on from `from_state`, or from the newest complete checkpoint. Raises RunError where there is none.
 
     `settings`: changes to the run's config, saved together with the request. ConfigError where one is wrong, or the
-    run's trainer can't train its config here; then nothing is saved. What a checkpoint can't take (another rank) the
-    trainer says.
+    run's trainer can't train its config here; then nothing is saved. A rank that is not the checkpoint's is refused
+    where the log tells that; what else a checkpoint can't take (other layers) the trainer says.
     """
     folder, state = load_run(outputs, name)
-    _refuse_live(state)
     config = _changed(state, settings)
+    _refuse_live(state)
     if from_state in (None, "", "latest"):
         chosen, wanted = resume_choice(folder, state), "latest"
         if chosen is None:
@@ -127,6 +128,7 @@ def request_resume(
             raise RunError(f"the checkpoint {wanted!r} is incomplete ({chosen.problem}); choose another one")
     if chosen.step is not None and state.total_steps and chosen.step >= _planned(folder, config):
         raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise its epochs or steps")
+    _refuse_other_rank(folder, state, chosen, config, from_state)
     _refuse_empty(folder, config)
     check_trainer(config)
     return _request(folder, state, source, wanted, reason or "resume", config)
@@ -247,6 +249,25 @@ def _refuse_live(state: RunState) -> None:
         raise RunError(f"{state.name} was stuck and is being ended; try again in a moment")
     if state.is_busy:
         raise RunError(f"{state.name} is already {state.state}; stop it first")
+
+
+def _refuse_other_rank(
+    folder: RunFolder, state: RunState, chosen: CheckpointFile, config: RunConfig, from_state: str | None
+) -> None:
+    # Another LyCORIS rank need not be another shape; and a folder that the log doesn't know may be another run's.
+    recorded = state.checkpoints.get(chosen.name)
+    writer = next((one for one in state.attempts if recorded and one.number == recorded.attempt), None)
+    was = state.served_config(writer) if writer else {}
+    rank = was.get("network_dim")
+    if rank in (None, config.network_dim) or {was.get("network_algo", "lora"), config.network_algo} != {"lora"}:
+        return
+    state_too = ["--from", chosen.name] if from_state not in (None, "", "latest") else []
+    keep = command("resume", folder, *state_too, "--set", f"network_dim={rank}")
+    afresh = command("start", folder, "--restart", "--set", f"network_dim={config.network_dim}")
+    raise RunError(
+        f"{chosen.name} is of rank {rank}, and a checkpoint keeps its rank: resume with `{keep}`, or begin afresh with "
+        f"`{afresh}`"
+    )
 
 
 def _refuse_empty(folder: RunFolder, config: RunConfig) -> None:

@@ -119,10 +119,8 @@ class StateForm:
             if count > 1 and down.shape[0] == rank:  # one LoRA for all of the projections, as sd-scripts' default is
                 split = False
             elif down.shape[0] != rank * count:
-                raise TrainingError(
-                    Exit.BAD_CONFIG,
-                    f"its rank is {down.shape[0] // (count if down.shape[0] % count == 0 else 1)}: set network_dim so",
-                )
+                its = down.shape[0] // (count if down.shape[0] % count == 0 else 1)
+                raise TrainingError(Exit.BAD_CONFIG, f"its rank is {its}: resume with `--set network_dim={its}`")
             factor = float(alpha) / self.alpha
             if not (math.isclose(factor, 1, rel_tol=1e-4) or math.isclose(factor, count, rel_tol=1e-4)):
                 raise TrainingError(Exit.BAD_CONFIG, f"its alpha is {float(alpha):g}: set network_alpha so")
