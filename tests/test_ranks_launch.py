@@ -114,3 +114,17 @@ def test_ranks_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     while not all(gone(pid) for pid in running):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("trainer", ["training", "sd_scripts"])
+def test_a_stop_that_comes_while_python_goes_down_changes_no_exit_code(trainer: str) -> None:
+    late = (
+        "import os, signal\n"
+        "from fluxcore.%s.__main__ import leave\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), term=signal.SIGTERM): kill(pid, term)\n"
+        "late = Late()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "leave(0)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", late % trainer], cwd=ROOT, timeout=30).returncode == 0

@@ -46,6 +46,7 @@ def leave(code: int) -> None:
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -code)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python resets handlers early: a TERM would change how it ended
     sys.exit(code)
 
 

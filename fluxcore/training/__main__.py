@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from .ranks import Ranks
@@ -81,5 +81,15 @@ def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool], ranks:
     return Training(order.folder, order.config, order.log, order.resume_from, stopping, wishes.take, ranks)
 
 
+def leave(code: int) -> NoReturn:
+    """End with `code`, whatever comes now.
+
+    Python takes its handlers of signals away before it clears its memory, which takes a training a while: a TERM then
+    would end one that is done as one that was stopped.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
