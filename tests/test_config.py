@@ -82,6 +82,23 @@ def test_an_unknown_base_model_names_those_that_there_are() -> None:
         resolve_config({"base_model": "flux-9"})
 
 
+@pytest.mark.parametrize("given", ["/nowhere/at/all", "~/nowhere/at/all", "./nowhere/at/all"])
+def test_a_base_model_that_looks_like_a_path_is_told_as_one(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/cat")
+    with pytest.raises(ConfigError, match=r"there is no folder /\S*nowhere/at/all") as caught:
+        resolve_config({"base_model": given})
+    assert "flux-mini" not in str(caught.value)
+
+
+def test_a_base_model_by_a_path_that_is_not_absolute_is_told_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ConfigError, match=f"give its absolute path, {tmp_path}/model"):
+        resolve_config({"base_model": "~/model"})
+
+
 def test_every_setting_has_a_group_and_an_explanation() -> None:
     from fluxcore.config import GROUPS
 

@@ -137,6 +137,10 @@ def find_model(name_or_path: str) -> BaseModel:
             f"base_model takes a name or a folder, not the file {folder}: set {PARTS[0]} to it, and base_model to what "
             "it is, as flux-dev"
         )
+    if folder.is_absolute() or name_or_path.startswith(("~", ".")):
+        there = Path(os.path.abspath(os.path.expanduser(name_or_path)))
+        wrong = f"give its absolute path, {there}" if there.is_dir() else f"there is no folder {there}"
+        raise ModelNotFound(f"base_model {name_or_path!r} can't be used: {wrong}")
     known = ", ".join(models)
     why = f" ({'; '.join(problems)})" if problems else ""
     raise ModelNotFound(
