@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxcore.runs.exits import FAILED, REASONS
+from fluxcore.runs.exits import FAILED, REASONS, RESUME_WITH
 from fluxcore.tail import last_lines
 from fluxcore.trainers import SAVE_NOTHING_ON_TERM
 
@@ -24,7 +24,7 @@ HINTS = {
     "oom_gpu": "The GPU's memory was too small: choose a smaller memory preset, a lower resolution, batch size 1 or "
     "gradient checkpointing, then {again}.",
     "oom_host": "The machine ran out of memory and ended the trainer: lower workers and batch size, close other "
-    "programs or rent more RAM, then {again}.",
+    "programs or rent more RAM.",
     "disk_full": "The disk is full: delete old runs or checkpoints (fluxgym prune), then {again}.",
     "bad_config": "A setting can't be used; the last line of the log names it. Change it, then {again}.",
     "bad_data": "A picture or caption can't be used; the last line of the log names it. Mend or remove it, then "
@@ -34,12 +34,13 @@ HINTS = {
     "nan_loss": "The loss is no longer a number: lower the learning rate (a half or a tenth), then resume from an "
     "earlier checkpoint.",
     "killed": "Something outside FluxGym ended the trainer{detail}; if nobody did so on purpose, look at the machine's "
-    "limits on time and memory, then {again}.",
-    "crash": "The trainer broke off with an error that FluxGym doesn't know{detail}; {again}, and where that comes "
-    "again, look at the last lines of the log.",
+    "limits on time and memory.",
+    "crash": "The trainer broke off with an error that FluxGym doesn't know{detail}; where that comes again, look at "
+    "the last lines of the log.",
     "lost": "The trainer went away while nobody watched (the machine restarted, or its parent process was killed), so "
-    "its exit code is not known: {again}.",
+    "its exit code is not known; where that comes again, look at what ends processes on this machine.",
 }
+"""By reason. Of those after which a run may resume by itself none ends in "then resume": what follows says who does."""
 
 STOP_HINTS = {
     "disk_low": "The disk was nearly full, so the training was stopped while its state could still be saved: delete "
@@ -57,11 +58,11 @@ NOTHING_SAVED = {
 """The same for a trainer that saves nothing on a TERM."""
 
 SAID = {
-    "bad_config": "A setting can't be used: {sentence}; change it, then {again}.",
-    "bad_data": "The pictures can't be used: {sentence}; mend that, then {again}.",
-    "download": "The base model can't be used: {sentence}, then {again}.",
+    "bad_config": "A setting can't be used: {sentence}. Once that is set right, {again}.",
+    "bad_data": "The pictures can't be used: {sentence}. Once that is mended, {again}.",
+    "download": "The base model can't be used: {sentence}. Once that is mended, {again}.",
 }
-"""Hints made of the trainer's own sentence."""
+"""Hints made of the trainer's own sentence, which may say what is wrong or also what to do."""
 
 NO_WEIGHTS = "The trainer ended without an error, but its LoRA file is missing or cut short: {again} to write it anew."
 
@@ -145,7 +146,8 @@ def _said(reason: str, text: str, facts: Facts) -> Ending:
         return _told(*found, text, facts) if found else _failed(reason, facts)
     if reason not in SAID:
         return _failed(reason, facts)
-    return Ending(False, reason, SAID[reason].format(sentence=sentence.rstrip("."), again=facts.again))
+    said = SAID[reason].partition("{sentence}.")[0] + "{sentence}." if RESUME_WITH in sentence else SAID[reason]
+    return Ending(False, reason, said.format(sentence=sentence.rstrip("."), again=facts.again))
 
 
 def _told(sign: Sign, groups: dict[str, str], line: str, text: str, facts: Facts) -> Ending:

@@ -170,7 +170,7 @@ SIGNS: tuple[Sign, ...] = (
     _sign(
         "crash",
         r"CUDA error: (?P<what>.{1,80})|CUBLAS_STATUS_\w+|CUDNN_STATUS_\w+",
-        "The GPU broke off its work: {again}, and where that comes again update the NVIDIA driver or rent another GPU.",
+        "The GPU broke off its work; where that comes again, update the NVIDIA driver or rent another GPU.",
     ),
     # Python, the system.
     _sign(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fluxcore.config import defaults
+from fluxcore.runs.auto_resume import RESUMABLE_REASONS
 from fluxcore.runs.exits import FAILED, REASONS
 from runner.endings import HINTS, explain
 from runner.executor import Exit
@@ -201,14 +202,16 @@ RIGHTS = STACK + "PermissionError: [Errno 13] Permission denied: '/data/outputs/
         ("the trainer can't be started: /x/python: [Errno 2] No such file or directory\n", "crash", ["/x/python"]),
         (STACK + "KeyError: 'nothing known'\n" + LAUNCHER, "crash", ["doesn't know", "“KeyError: 'nothing known'”"]),
         (STACK + "ValueError: the moon is full\n\nnoise\n", "crash", ["doesn't know", "“ValueError: the moon is full”"]),
-        ("", "crash", ["doesn't know; start again"]),
+        ("", "crash", ["doesn't know; where that comes again"]),
     ],
 )  # fmt: skip
 def test_the_log_tells(text: str, reason: str, says: list[str]) -> None:
     ending = explain(Exit(1), False, text, False, Facts(config=CONFIG))
     assert ending.reason == reason
     assert all(part in ending.hint for part in says), ending.hint
-    assert ending.hint.endswith(".") and "{" not in ending.hint and "start again" in ending.hint
+    assert ending.hint.endswith(".") and "{" not in ending.hint
+    follows = ending.reason in RESUMABLE_REASONS  # then what follows the hint says who resumes
+    assert "start again" in ending.hint or (follows and "resume" not in ending.hint), ending.hint
 
 
 def test_an_older_trouble_does_not_hide_the_last_one() -> None:
@@ -230,11 +233,16 @@ def test_every_hint_can_be_filled_in() -> None:
     ("code", "sentence", "hint"),
     [
         (2, "no steps are left: the checkpoint is at 960 of 960",
-         "A setting can't be used: no steps are left: the checkpoint is at 960 of 960; change it, then resume."),
+         "A setting can't be used: no steps are left: the checkpoint is at 960 of 960. Once that is set right, resume."),
         (3, "cat.png is not a picture (PNG, JPEG, WebP and BMP are)",
-         "The pictures can't be used: cat.png is not a picture (PNG, JPEG, WebP and BMP are); mend that, then resume."),
+         "The pictures can't be used: cat.png is not a picture (PNG, JPEG, WebP and BMP are). Once that is mended, resume."),
         (4, "there is no model x/y on the Hub, or HF_TOKEN may not see it",
-         "The base model can't be used: there is no model x/y on the Hub, or HF_TOKEN may not see it, then resume."),
+         "The base model can't be used: there is no model x/y on the Hub, or HF_TOKEN may not see it. Once that is mended, resume."),
+        (2, "the checkpoint a-state doesn't fit: its rank is 8: resume with `--set network_dim=8`, or start afresh",
+         "A setting can't be used: the checkpoint a-state doesn't fit: its rank is 8: resume with `--set network_dim=8`, "
+         "or start afresh."),
+        (3, "a.png can't be read; save it anew",
+         "The pictures can't be used: a.png can't be read; save it anew. Once that is mended, resume."),
     ],
 )  # fmt: skip
 def test_the_trainers_own_sentence_is_the_hint_whatever_noise_follows(code: int, sentence: str, hint: str) -> None:
@@ -329,3 +337,8 @@ def test_the_last_error_is_short() -> None:
 @pytest.mark.parametrize(("rate", "lower"), [(9, "2"), ("8e-4", "2e-4"), (90, "20"), (1.2, "0.3")])
 def test_a_lower_rate_is_written_as_people_write_it(rate, lower):
     assert f"from {rate} to {lower}, then" in lower_rate(Facts({"learning_rate": rate}))
+
+
+@pytest.mark.parametrize("reason", sorted(RESUMABLE_REASONS))
+def test_a_hint_that_it_resumes_by_itself_may_follow_does_not_tell_to_resume(reason: str) -> None:
+    assert "{again}" not in HINTS[reason] and "resume" not in HINTS[reason]

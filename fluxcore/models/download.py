@@ -121,7 +121,7 @@ def _look(repo: str, name: str) -> _Remote | Path:
         if isinstance(cached, str):
             return Path(cached)
     if about.etag is None or about.size is None:
-        raise DownloadError(f"the Hub does not say what {name} of {repo} is: try again later")
+        raise DownloadError(f"the Hub does not say what {name} of {repo} is: wait some minutes")
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
     return _Remote(repo, name, url, about.etag, about.size, folder / "blobs" / about.etag)
 
@@ -191,8 +191,8 @@ def _fetch_blob(remote: _Remote, on_bytes: Callable[[int], object]) -> None:
             sync_folder(remote.blob.parent)
             return
     raise DownloadError(
-        f"{remote.name} of {remote.repo} came damaged {ROUNDS} times (its hash is another than the Hub's): try again "
-        "later, perhaps without the proxy"
+        f"{remote.name} of {remote.repo} came damaged {ROUNDS} times (its hash is another than the Hub's): wait some "
+        "minutes, or do without the proxy"
     )
 
 
@@ -330,11 +330,13 @@ def explained(repo: str, error: Exception) -> Exception:
     ):
         return DownloadError(
             f"{repo} could not be fetched: check the machine's connection to the internet (and its proxy); what came "
-            "is kept, and a resume goes on with it"
+            "is kept, and the next try goes on with it"
         )
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return error  # the disk's fault, which says what to do
-    return DownloadError(f"{repo} could not be downloaded ({_first_line(error)}); check the network and retry")
+    return DownloadError(
+        f"{repo} could not be downloaded ({_first_line(error)}): check the machine's connection to the internet"
+    )
 
 
 def _bad_token() -> DownloadError:

@@ -32,5 +32,8 @@ REASONS = {
 FAILED = "training failed: "
 """Begins the line of standard error whose rest is the sentence for a person; more noise may follow it."""
 
+RESUME_WITH = "resume with"
+"""In a trainer's sentence: it names the resume that works, so nothing more of that is said behind it."""
+
 END_RUNNER = "end the runner (its pid is in .runner.json; trainings go on), whose environment all trainers get"
 """What has to follow a change of an environment variable that trainers read, for a person."""

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fluxcore.runs.exits import RESUME_WITH
+
 from .failures import Exit, TrainingError
 from .lora_fuse import fuse_blocks, split_blocks
 from .lora_keys import place_in_sd_scripts
@@ -120,7 +122,7 @@ class StateForm:
                 split = False
             elif down.shape[0] != rank * count:
                 its = down.shape[0] // (count if down.shape[0] % count == 0 else 1)
-                raise TrainingError(Exit.BAD_CONFIG, f"its rank is {its}: resume with `--set network_dim={its}`")
+                raise TrainingError(Exit.BAD_CONFIG, f"its rank is {its}: {RESUME_WITH} `--set network_dim={its}`")
             factor = float(alpha) / self.alpha
             if not (math.isclose(factor, 1, rel_tol=1e-4) or math.isclose(factor, count, rel_tol=1e-4)):
                 raise TrainingError(Exit.BAD_CONFIG, f"its alpha is {float(alpha):g}: set network_alpha so")
