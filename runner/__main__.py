@@ -91,7 +91,10 @@ def stop_all(outputs: Path, slots: int, leaving: Leaving) -> int:
                 time.sleep(0.05)
                 continue
             if not left:
-                print(f"nothing of {outputs} lives any more; `./fluxgym queue resume` lets waiting runs start again")
+                print(
+                    f"nothing of {outputs} lives any more; `./fluxgym queue resume` lets waiting runs start again, and "
+                    "`./fluxgym resume NAME` then goes on with a stopped one"
+                )
                 return 0
             break
         if other.pid not in asked:

@@ -159,6 +159,7 @@ def test_the_runner_that_serves_does_it_and_ends(place: Place) -> None:
     all_stopped(place, "a", "b")
     assert place.state("c").state == "queued"
     log = LogReader(place.outputs / ".events.jsonl").read_new()
+    assert "`./fluxgym resume NAME`" in done.stdout and "`./fluxgym queue resume`" in done.stdout
     assert "shutdown.requested" in [event.type for event in log]
     assert [problem for event in log for problem in problems(event.type, event.data)] == []
     ensure_runner(place.outputs)  # as `start c --wait` does, or the machine at its start
