@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxcore.config.gpu_ids import NoSuchGpu, choose_gpus, parse_gpu_ids
-from fluxcore.log import parse_ts
+from fluxcore.runs.auto_resume import PAUSE, not_before
 from fluxcore.runs.outlook import PAUSED
 
 from .orphans import Orphan
 from .run import Run
 
-BACKOFF_SECONDS = 5.0
 TO_RETURN = "to work again (see what nvidia-smi says; restart the machine, or choose another with gpu_ids)"
 NO_ANSWER = "a GPU that works (see what nvidia-smi says; restart the machine if it says nothing)"
 
@@ -79,8 +78,8 @@ def line_up(
             continue
         if paused:
             reason = PAUSED
-        elif now < not_before(run):  # its place is kept: a run that stumbled does not go to the end of the line
-            reason = reason or "a pause before the next attempt"
+        elif now < not_before(run.state):  # its place is kept: a run that stumbled does not go to the end of the line
+            reason = reason or PAUSE
         if reason:
             position += 1
             turns.append(Turn(run, None, position, reason))
@@ -174,16 +173,3 @@ def place_in_line(run: Run) -> tuple[str, str]:
             if not attempt.is_automatic:
                 break
     return since, run.name
-
-
-def not_before(run: Run) -> float:
-    """Epoch seconds before which the run's request is not served: automatic ones wait, longer each time."""
-    request = run.state.requests[0]
-    if not request.is_automatic:
-        return 0.0
-    count = 0
-    for attempt in reversed(run.state.attempts):
-        if not attempt.is_automatic:
-            break
-        count += 1
-    return parse_ts(request.ts).timestamp() + BACKOFF_SECONDS * 2 ** min(count, 6)

@@ -39,7 +39,7 @@ def test_status_for_a_person(capsys, outputs):
     stacks.parent.mkdir(parents=True)
     stacks.write_text("Thread 1: stuck\n")
     told = call(capsys, "status", "a", "--outputs", outputs).out
-    assert "lower the learning rate" in told and str(stacks) in told
+    assert "lower the learning rate" in told and f"{stacks} (of attempt 2)" in told
     assert "It failed at step 1 of 4 (nan_loss)." in told and "start a --restart" in told and "--set KEY=VALUE" in told
     assert "no runs" in call(capsys, "status", "--outputs", outputs / "none").out
     assert call(capsys, "status", "--json", "--outputs", outputs / "none").json() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,9 @@ import pytest
 from cli_tools import call
 
 from fluxcore.alerts.message import compose
-from fluxcore.log import format_ts
+from fluxcore.log import format_ts, parse_ts
 from fluxcore.runs import RunFolder, pause_queue
-from fluxcore.runs.outlook import LOST
+from fluxcore.runs.outlook import LOST, going_on, waits_for, what_happened
 from tests.fakes import FakeGpus, World
 
 
@@ -222,3 +223,27 @@ def test_an_alert_that_comes_after_a_persons_resume_says_so(world: World) -> Non
     world.ask("cat", None, "restart")
     world.turns()
     assert "It was started again since, from step 0." in told(world, "failed")
+
+
+def test_what_waits_to_resume_by_itself_says_what_happened_and_when_it_goes_on(world: World) -> None:
+    stuck(world, auto_resume=1)
+    while world.state("cat").state != "queued":
+        world.turns(1, 1.0)
+    state, now = world.state("cat"), world.clock.now()
+    assert state.state == "queued" and what_happened(state).startswith(
+        "It was stuck at step 4 of 1000. No progress for"
+    )
+    assert going_on(state, RunFolder(world.outputs / "cat"), now=now) == [
+        "It resumes by itself from cat-step00000004-state (step 4)."
+    ]
+    asked = parse_ts(state.requests[0].ts)
+    waits = [waits_for(state, runner=True, paused=False, now=asked + timedelta(seconds=after)) for after in (1, 4.5)]
+    assert waits == ["a pause before the next attempt (4 s left)", "a pause before the next attempt"]
+    assert waits_for(state, runner=False, paused=False, now=now) == "a runner (none is alive)"
+
+
+def test_what_a_person_asks_for_does_not_tell_of_the_attempt_before(world: World) -> None:
+    stuck(world, auto_resume=0)
+    world.turns(50, 1.0)
+    world.ask("cat", "latest", "resume")
+    assert world.state("cat").state == "queued" and what_happened(world.state("cat")) == ""

@@ -95,7 +95,7 @@ def _line(row: dict[str, Any], state: RunState, line: dict[str, bool]) -> list[A
     took, left = duration(row["seconds"], unknown=""), duration(state.eta_seconds, unknown="")
     reason = row["reason"] or state.verdict or ("disk low" if state.disk_low else "")
     if state.state == "queued":
-        reason = f"waits for {waits_for(state, **line)}"
+        reason = f"waits for {waits_for(state, runner=line['runner'], paused=line['paused'])}"
     elif state.refusal:
         reason = f"refused: {state.refusal}"
     elif row["state"] == "lost":
@@ -124,7 +124,10 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict
     if state.eta_seconds is not None:
         shown["left"] = duration(state.eta_seconds)
     if state.state == "queued":
-        shown |= {"position": state.queue_position, "waits for": waits_for(state, **line)}
+        shown |= {
+            "position": state.queue_position,
+            "waits for": waits_for(state, runner=line["runner"], paused=line["paused"]),
+        }
     if state.disk_low:
         free, needed = (gib(2**30 * (number(state.disk_low.get(key)) or 0)) for key in ("free_gib", "needed_gib"))
         shown["disk low"] = f"{free} free, {needed} needed"
@@ -138,7 +141,8 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict
     elif state.evidence and said:
         shown["evidence"] = evidence_words(state.evidence)
     if dumps := folder.stack_dumps():
-        shown["stacks"] = str(dumps[0][1])
+        attempt, path = dumps[0]
+        shown["stacks"] = f"{path} (of attempt {attempt})"
     shown["monitoring"] = "on" if state.monitoring else "off"
     if state.bad_lines:
         shown["unreadable lines"] = f"{state.bad_lines} in the event log; they are skipped, all others count"
@@ -150,9 +154,10 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict
     if state.is_busy and not line["runner"]:
         say(NO_RUNNER)
     if said and not state.must_be_killed:
-        for sentence in going_on(state, folder):
+        sentences = going_on(state, folder)
+        for sentence in sentences:
             say(sentence)
-        if state.reason in OF_SETTINGS:
+        if state.reason in OF_SETTINGS and sentences[-1].startswith("To "):
             say("With `--set KEY=VALUE` behind it a setting is changed first; it may be repeated.")
 
 

@@ -15,6 +15,10 @@ RESUMABLE_REASONS = frozenset({"crash", "killed", "oom_host", "lost"})
 MAX_AGE_SECONDS = 3600.0
 """A run that ended longer ago than this is left alone: nobody expects it to start again by itself."""
 
+BACKOFF_SECONDS = 5.0
+PAUSE = "a pause before the next attempt"
+"""What an automatic request waits for until `not_before`."""
+
 
 def auto_resume_follows(state: RunState, now: datetime | None = None) -> bool:
     """Whether the runner will ask for another attempt of this ended run. `now` is an aware datetime (default: now).
@@ -73,6 +77,13 @@ def automatic_attempts(state: RunState) -> int:
             break
         count += 1
     return count
+
+
+def not_before(state: RunState) -> float:
+    """Epoch seconds before which the run's oldest request is not served: automatic ones wait, longer each time."""
+    if not state.requests or not state.requests[0].is_automatic:
+        return 0.0
+    return parse_ts(state.requests[0].ts).timestamp() + BACKOFF_SECONDS * 2 ** min(automatic_attempts(state), 6)
 
 
 def has_progressed(state: RunState) -> bool:

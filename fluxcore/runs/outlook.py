@@ -5,13 +5,13 @@ and with which command. One source of these sentences for monitor.log, `status`,
 from __future__ import annotations
 
 import shlex
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from fluxcore import units
 from fluxcore.log import number
 
-from .auto_resume import why_not_resumed
+from .auto_resume import PAUSE, not_before, why_not_resumed
 from .files import PROJECT_ROOT, RunFolder
 from .fold import RunState
 from .records import Attempt
@@ -34,16 +34,22 @@ def command(verb: str, folder: RunFolder, *more: str) -> str:
 
 
 def what_happened(state: RunState) -> str:
-    """How an ended run came to its end, in a sentence or two; "" for one that has not ended or is completed."""
+    """How an ended run came to its end, in a sentence or two; "" for one that has not ended or is completed.
+
+    Of one that waits to be resumed by itself: how the attempt before came to its end.
+    """
     where = at_step(state.step, state.total_steps)
-    if state.state == "stalled":
+    ended: str = state.state
+    if state.attempt is not None and state.is_coming and _resumes_by_itself(state):
+        ended = (state.attempt.outcome or "").removeprefix("run.")
+    if ended == "stalled":
         return " ".join(
             part for part in (f"It was stuck {where}.", stall_words(state.verdict, state.evidence), state.hint) if part
         )
-    if state.state == "failed":
+    if ended == "failed":
         reason = state.reason or "no reason is known"
         return " ".join(part for part in (f"It failed {where} ({reason}).", state.hint) if part)
-    if state.state == "stopped":
+    if ended == "stopped":
         why = {"user": "on request", "disk_low": "the disk was almost full", "shutdown": "the machine was shut down"}
         said = why.get(state.reason, state.reason)
         return " ".join(
@@ -109,8 +115,7 @@ def going_on(
     if later is not None:
         return [_began(later)]
     where = f"{state.resume_checkpoint} (step {state.resume_step})"
-    automatic = any(request.is_automatic for request in state.requests)
-    if automatic or not why_not_resumed(state, now):
+    if _resumes_by_itself(state) or not why_not_resumed(state, now):
         return [f"It resumes by itself from {where}."]
     if state.is_busy and not state.must_be_killed:
         return ["Somebody has asked for it again already: it goes on when its turn comes."]
@@ -124,11 +129,22 @@ def going_on(
     ]
 
 
-def waits_for(state: RunState, *, runner: bool, paused: bool) -> str:
-    """What a queued run waits for; what a runner that is gone last said of it is not true any more."""
+def waits_for(state: RunState, *, runner: bool, paused: bool, now: datetime | None = None) -> str:
+    """What a queued run waits for; what a runner that is gone last said of it is not true any more.
+
+    `now`: an aware datetime (default: now).
+    """
     if not runner:
         return "a runner (none is alive)"
-    return PAUSED if paused else state.waiting_for or "the runner"
+    if paused:
+        return PAUSED
+    left = not_before(state) - (now or datetime.now(UTC)).timestamp()
+    pause = f" ({units.duration(left)} left)" if state.waiting_for == PAUSE and left >= 1 else ""
+    return (state.waiting_for or "the runner") + pause
+
+
+def _resumes_by_itself(state: RunState) -> bool:
+    return any(request.is_automatic for request in state.requests)
 
 
 def _began(attempt: Attempt) -> str:
