@@ -10,7 +10,7 @@ from fluxcore.log import number, parse_ts
 from fluxcore.runs import resume_choice
 from fluxcore.runs.auto_resume import auto_resume_follows
 from fluxcore.runs.checkpoints import list_checkpoints, safetensors_problem
-from fluxcore.runs.outlook import evidence_words, going_on
+from fluxcore.runs.outlook import evidence_words, fitting_hint, going_on
 from fluxcore.runs.processes import Identity
 from fluxcore.runs.records import Attempt
 
@@ -144,7 +144,8 @@ def finish(run: Run, found: Record, kill: TreeKill, now: float) -> bool:
     failure: dict[str, Any] = {"exit_code": ended.exit_code, "signal": ended.signal, "reason": ending.reason}
     if not run.append("run.failed", {**failure, "hint": ending.hint, "tail": tail, **point}, attempt=number):
         return False
-    run.note(f"failed ({ending.reason}, exit code {ended.exit_code}): {ending.hint}", "ERROR")
+    hint = fitting_hint(run.state, ending.hint, parse_ts(run.state.updated) if run.state.updated else None)
+    run.note(f"failed ({ending.reason}, exit code {ended.exit_code}): {hint}", "ERROR")
     _say_what_is_next(run)
     return True
 

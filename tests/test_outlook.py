@@ -14,6 +14,7 @@ from fluxcore.alerts.message import compose
 from fluxcore.log import format_ts, parse_ts
 from fluxcore.runs import RunFolder, pause_queue
 from fluxcore.runs.outlook import LOST, going_on, waits_for, what_happened
+from runner.endings import Ending
 from tests.fakes import FakeGpus, World
 
 
@@ -247,3 +248,21 @@ def test_what_a_person_asks_for_does_not_tell_of_the_attempt_before(world: World
     world.turns(50, 1.0)
     world.ask("cat", "latest", "resume")
     assert world.state("cat").state == "queued" and what_happened(world.state("cat")) == ""
+
+
+@pytest.mark.parametrize(
+    ("auto_resume", "says"), [(1, "(see that it is there)."), (0, "(see that it is there), then resume.")]
+)
+def test_a_hint_tells_to_resume_only_where_the_run_does_not_by_itself(
+    world: World, auto_resume: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = "The disk gave an error (see that it is there), then resume."
+    monkeypatch.setattr("runner.attempts.explain", lambda *_: Ending(False, "crash", hint))
+    stuck(world, auto_resume=auto_resume)
+    world.trainer("cat").exit(1)
+    world.turns()
+    state = world.state("cat")
+    assert what_happened(state) == f"It failed at step 4 of 1000 (crash). The disk gave an error {says}"
+    assert told(world, "failed")[0] == f"The disk gave an error {says}"
+    assert any(line.endswith(f"The disk gave an error {says}") for line in monitor(world))
+    assert state.hint == hint

@@ -71,6 +71,18 @@ def test_the_tail_is_of_this_attempt_and_short(tmp_path: Path) -> None:
     assert read_tail(tmp_path / "none") == ""
 
 
+def test_a_stop_that_came_too_late_does_not_turn_a_finished_run_into_a_stopped_one(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start("cat", max_train_steps=5)
+    world.train("cat", 1, 5)
+    world.stop("cat")
+    world.trainer("cat").ignores_term = True
+    world.turns()
+    assert world.state("cat").state == "stopping"
+    world.complete("cat")
+    assert world.state("cat").state == "completed" and "run.stopped" not in world.types("cat", "run.")
+
+
 # -- automatic resume -------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from fluxcore import units
 from fluxcore.log import number
 from fluxcore.runs import RunFolder, RunState
 from fluxcore.runs.news import News
-from fluxcore.runs.outlook import at_step, command, going_on, stall_words
+from fluxcore.runs.outlook import at_step, command, fitting_hint, going_on, stall_words
 
 LOOKS = {"completed": "success", "failed": "failure", "stalled": "failure", "resumed": "info"}
 """Apprise's kind of message by ours; the others are warnings."""
@@ -57,7 +57,10 @@ def _failed(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[s
     if "request" in news.data:  # the resume was refused
         why = f"It was to resume by itself and can't: {reason}."
         return f"does not go on by itself {_at(news)}", [why, *going_on(state, folder, attempt=news.attempt, why=False)]
-    return f"failed {_at(news)} ({reason})", [str(news.data.get("hint") or ""), *_going_on(state, news, folder)]
+    return f"failed {_at(news)} ({reason})", [
+        fitting_hint(state, str(news.data.get("hint") or "")),
+        *_going_on(state, news, folder),
+    ]
 
 
 def _stalled(state: RunState, news: News, folder: RunFolder) -> tuple[str, list[str]]:

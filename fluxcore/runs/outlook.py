@@ -22,6 +22,7 @@ LOST = (
 )
 NO_RUNNER = "no runner serves this folder; `./fluxgym runner` (or start, or app) starts one"
 PAUSED = "./fluxgym queue resume (the queue is paused)"
+THEN_RESUME = ", then resume."
 LIFE_SHARE = 0.5
 """A process that was still for less than this share of the wait was at work, for all that can be seen from outside."""
 
@@ -42,13 +43,14 @@ def what_happened(state: RunState) -> str:
     ended: str = state.state
     if state.attempt is not None and state.is_coming and _resumes_by_itself(state):
         ended = (state.attempt.outcome or "").removeprefix("run.")
+    hint = fitting_hint(state, state.hint)
     if ended == "stalled":
         return " ".join(
-            part for part in (f"It was stuck {where}.", stall_words(state.verdict, state.evidence), state.hint) if part
+            part for part in (f"It was stuck {where}.", stall_words(state.verdict, state.evidence), hint) if part
         )
     if ended == "failed":
         reason = state.reason or "no reason is known"
-        return " ".join(part for part in (f"It failed {where} ({reason}).", state.hint) if part)
+        return " ".join(part for part in (f"It failed {where} ({reason}).", hint) if part)
     if ended == "stopped":
         why = {"user": "on request", "disk_low": "the disk was almost full", "shutdown": "the machine was shut down"}
         said = why.get(state.reason, state.reason)
@@ -56,6 +58,13 @@ def what_happened(state: RunState) -> str:
             part for part in (f"It was stopped {where}" + (f": {said}." if said else "."), state.hint) if part
         )
     return ""
+
+
+def fitting_hint(state: RunState, hint: str, now: datetime | None = None) -> str:
+    """A failure's hint without telling to resume, where the run does so by itself. `now`: aware (default: now)."""
+    if not hint.endswith(THEN_RESUME) or not (_resumes_by_itself(state) or not why_not_resumed(state, now)):
+        return hint
+    return hint.removesuffix(THEN_RESUME) + "."
 
 
 def stall_words(verdict: str, evidence: dict[str, Any]) -> str:
