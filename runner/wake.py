@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,17 @@ class Wake:
             from watchdog.events import (
                 DirCreatedEvent,
                 DirMovedEvent,
+                FileClosedEvent,
                 FileCreatedEvent,
                 FileModifiedEvent,
                 FileMovedEvent,
             )
             from watchdog.observers import Observer
 
-            kinds = [DirCreatedEvent, DirMovedEvent, FileCreatedEvent, FileModifiedEvent, FileMovedEvent]
+            # Who asks for something closes the log behind it. A trainer keeps it open: its steps, which wake nobody,
+            # would take more than half of all the time that this program needs.
+            changed = FileClosedEvent if sys.platform == "linux" else FileModifiedEvent
+            kinds = [DirCreatedEvent, DirMovedEvent, FileCreatedEvent, changed, FileMovedEvent]
             observer = Observer()
             observer.schedule(_handler(self.hint), str(self._outputs), recursive=True, event_filter=kinds)
             observer.daemon = True
