@@ -39,13 +39,15 @@ class Wake:
                 FileCreatedEvent,
                 FileModifiedEvent,
                 FileMovedEvent,
+                FileSystemEvent,
             )
             from watchdog.observers import Observer
 
             # Who asks for something closes the log behind it. A trainer keeps it open: its steps, which wake nobody,
             # would take more than half of all the time that this program needs.
             changed = FileClosedEvent if sys.platform == "linux" else FileModifiedEvent
-            kinds = [DirCreatedEvent, DirMovedEvent, FileCreatedEvent, changed, FileMovedEvent]
+            kinds: list[type[FileSystemEvent]] = [FileCreatedEvent, changed, FileMovedEvent]
+            kinds += [DirCreatedEvent, DirMovedEvent]
             observer = Observer()
             observer.schedule(_handler(self.hint), str(self._outputs), recursive=True, event_filter=kinds)
             observer.daemon = True
