@@ -202,7 +202,7 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
 def edited(draft: Draft, name: str) -> None:
     """A widget changed: keep it at once, and let what follows the model or the preset follow."""
     value = st.session_state[key(name)]
-    if value == draft.values.get(name):  # a browser that comes to a new server reports every widget as changed
+    if value == _for_widget(name, draft.values.get(name)):  # a browser at a new server reports every widget as changed
         return
     before = dict(draft.values)
     try:

@@ -128,6 +128,8 @@ def test_stop_and_resume_from_the_banner(make_gym):
     banner.get_by_role("button", name="Resume").click()
     wait_for_state(gym.outputs, "cat", "running")
     wait_until(lambda: load_run(gym.outputs, "cat")[1].step > at, 60)
+    first, second = load_run(gym.outputs, "cat")[1].attempts
+    assert (first.outcome, first.last_step, second.resume_step) == ("run.stopped", at, at)
 
 
 def test_kill_9_of_the_app_in_mid_run_loses_nothing(make_gym):
