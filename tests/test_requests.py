@@ -130,3 +130,6 @@ def test_a_checkpoint_that_the_log_does_not_know_and_another_algo_are_the_traine
     world.stop("cat")
     world.turns()
     request_resume(world.outputs, "cat", "cli", settings={"network_dim": "64"})
+    asked = [event.data["resume_from"] for event in world.events("cat") if event.type == "run.requested"]
+    assert asked == [None, unknown, "latest"]
+    assert world.state("cat").config["network_dim"] == 64
