@@ -72,7 +72,7 @@ class EventLog:
         self._kept_from_us = False
         """Whether the lock's holder let the deadline pass (it is stopped): until it lets go, nobody waits again."""
         self._n = 0
-        self._envelopes: dict[tuple[str, int | None], bytes] = {}
+        self._envelopes: dict[tuple[str, int | None], dict[str, Any]] = {}
 
     def append(
         self,
@@ -110,7 +110,7 @@ class EventLog:
         self._n += 1
         return event
 
-    def _envelope(self, type: str, attempt: int | None) -> bytes:
+    def _envelope(self, type: str, attempt: int | None) -> dict[str, Any]:
         made = self._envelopes[type, attempt] = envelope(self.run, type, self.source, self.writer, attempt)
         return made
 
