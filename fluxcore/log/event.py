@@ -94,7 +94,7 @@ def new_writer_id(source: str) -> str:
 
 
 def envelope(run: str, type: str, source: str, writer: str, attempt: int | None, v: int = VERSION) -> dict[str, Any]:
-    """What all lines of one writer and type have in common, with places for ts, n and data: made once for all of them."""
+    """What all lines of one writer and type have in common, with places for ts, n and data: made once for them."""
     line: dict[str, Any] = {"v": v, "ts": "", "run": run, "type": type, "source": source, "writer": writer, "n": 0}
     if attempt is not None:
         line["attempt"] = attempt
@@ -105,8 +105,8 @@ def envelope(run: str, type: str, source: str, writer: str, attempt: int | None,
 def encode(event: Event, within: dict[str, Any] | None = None) -> bytes:
     """`event` as a line with its `\n`. Numbers that are not finite become the strings "nan", "inf", "-inf".
 
-    `within`: its `envelope`, where that is at hand; it is filled in anew. Raises TooLarge where the line would be longer
-    than 256 KiB, EventError where it is not JSON.
+    `within`: its `envelope`, where that is at hand; it is filled in anew. Raises TooLarge where the line would be
+    longer than 256 KiB, EventError where it is not JSON.
     """
     ts, run, type, source, writer, n, data, attempt, v = event
     if within is None:
