@@ -6,6 +6,7 @@ Every figure is taken in a process of its own, with the logs in the page cache, 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import subprocess
@@ -107,6 +108,7 @@ def child(what: str, outputs: Path) -> dict[str, float]:
     """The measurement itself: opening, then ROUNDS refreshes with something new."""
     import pandas  # noqa: F401  what charts are made with; its import is not in the figures
 
+    gc.freeze()  # as the server does after its imports
     run = "long" if what == "one-run" else "run-0000"
     started = time.perf_counter()
     history = connect(outputs)

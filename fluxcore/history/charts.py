@@ -8,7 +8,7 @@ one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -109,23 +109,33 @@ def step_curve(history: History, run: str, column: str = "loss", *, points: int 
     with history.ready(steps_only=True) as connection:
         last, resumed = int(row.get("step") or 0), int(row.get("attempts") or 0) > 1
         stretches = history.curves.stretches(connection, run, column, last=last, resumed=resumed)
-        wide = "stretch"
-        if stretches["steps"].to_numpy().sum() > points:
-            # Constants, not sums of the same statement: the grouping takes half the time.
-            first, final = stretches["stretch"][0].as_py(), stretches["stretch"][-1].as_py()
-            wide = f"(stretch - {first}) * {max(2, points) // 2} // {final - first + 1}"
-        connection.register("stretches", stretches)
-        try:
-            return _fetch(
-                connection,
-                f"""WITH wide AS (
-                    SELECT arg_min(low_at, low) AS low_at, min(low) AS low, arg_max(high_at, high) AS high_at,
-                        max(high) AS high, sum(total) / sum(steps) AS mean
-                    FROM stretches GROUP BY {wide})
-                SELECT unnest(if(low_at = high_at, [low_at], [low_at, high_at])) AS step,
-                    unnest(if(low_at = high_at, [low], [low, high])) AS value, mean
-                FROM wide ORDER BY step""",
-                {},
-            )
-        finally:
-            connection.unregister("stretches")
+    return _thinned(stretches, points)
+
+
+def _thinned(stretches: pa.Table, points: int) -> pa.Table:
+    """`step_curve` out of stretches. With numpy: planning a statement takes longer than grouping some thousand rows."""
+    kept = {name: stretches[name].to_numpy() for name in stretches.column_names}
+    group = kept["stretch"]
+    if not len(group):
+        return pa.table({"step": group, "value": kept["low"], "mean": kept["low"]})
+    if kept["steps"].sum() > points:
+        group = (group - group[0]) * (max(2, points) // 2) // (group[-1] - group[0] + 1)
+    starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+    low_at, low = _extreme(np.minimum, kept["low"], kept["low_at"], starts)
+    high_at, high = _extreme(np.maximum, kept["high"], kept["high_at"], starts)
+    mean = np.add.reduceat(kept["total"], starts) / np.add.reduceat(kept["steps"], starts)
+    step, value = np.concatenate([low_at, high_at]), np.concatenate([low, high])
+    # Where lowest and highest are the same step, it is one point.
+    once = np.concatenate([np.ones(len(starts), bool), low_at != high_at])
+    order = np.argsort(step[once], kind="stable")
+    columns = {"step": step, "value": value, "mean": np.concatenate([mean, mean])}
+    return pa.table({name: column[once][order] for name, column in columns.items()})
+
+
+def _extreme(reduce: np.ufunc, values: Any, steps: Any, starts: Any) -> tuple[Any, Any]:
+    """Of each group of rows the first step with its extreme value, and that value; `starts`: the groups' first rows."""
+    found = reduce.reduceat(values, starts)
+    groups = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
+    rows = np.flatnonzero(values == found[groups])
+    _, first = np.unique(groups[rows], return_index=True)
+    return steps[rows[first]], found

@@ -33,7 +33,7 @@ _TABLES = ("store.event_rows", "store.step_rows", "store.run_rows")
 _MEMORY = "200MB"
 _ROW_GROUP = 20_480
 """Rows of a Parquet file that are compressed, and skipped, together."""
-_MOST_WAITING = 20_000
+_MOST_WAITING = 4_000
 
 
 class History:
