@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import zipfile
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ _SECRET = re.compile(
 _PRIVATE = ("sample_prompts", "concept_sentence")
 
 
+@cache
 def versions() -> dict[str, str]:
-    """FluxGym's, Python's and the packages' versions; nothing is imported for that."""
+    """FluxGym's, Python's and the packages' versions, as the process found them; nothing is imported for that."""
     found = {"fluxgym": fluxcore.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -17,8 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import streamlit as st
-
 from fluxcore.log import parse_ts
 from fluxcore.runs import RunFolder, RunState, default_outputs
 from studio.compacting import Compactor
@@ -71,7 +69,7 @@ class LiveRun:
         """Its folded state. That of a compacted run is read from its log when it is first asked for."""
         state = self._state
         if state is None:
-            with self._history.ready(steps_only=True):
+            with self._history.held():
                 state = self._state = self._read()
         return state
 
@@ -160,7 +158,7 @@ class LiveRuns:
     def _refresh(self) -> None:
         history = self.history
         history.refresh()
-        with history.ready(steps_only=True):
+        with history.held():
             rows, troubles = history.rows, history.unreadable
             changed = self._runs.keys() != rows.keys() | troubles.keys()
             for name in [name for name in self._runs if name not in rows and name not in troubles]:
@@ -186,14 +184,18 @@ class LiveRuns:
         return self._runs[name]
 
 
-@st.cache_resource(show_spinner=False)
-def _shared(outputs: Path) -> LiveRuns:
-    return LiveRuns(outputs)
+_views: dict[Path, LiveRuns] = {}
+_making = threading.Lock()
 
 
 def live_runs() -> LiveRuns:
-    """The process's view of its outputs folder."""
-    return _shared(default_outputs())
+    """The process's view of its outputs folder. Asked too often by a page to be kept by `st.cache_resource`."""
+    outputs = default_outputs()
+    view = _views.get(outputs)
+    if view is None:
+        with _making:
+            view = _views.get(outputs) or _views.setdefault(outputs, LiveRuns(outputs))
+    return view
 
 
 def is_recent(run: LiveRun, now: float) -> bool:

@@ -22,7 +22,7 @@ from fluxcore.runs import ENDED_STATES, RunError, RunState, entry_names, load_ru
 from . import bulk, compaction
 from .charts import Curves
 from .logs import Files, RunLogs
-from .rows import event_rows, insert_events, insert_runs, insert_steps
+from .rows import event_rows, insert_events, insert_runs, insert_steps, step_rows
 from .run_row import run_row
 from .views import TABLES, VIEWS, sources
 
@@ -58,9 +58,11 @@ class History:
         self._index_stat: tuple[int, int] | None = None
         self._loaders: list[bulk.Loader] = []
         self._uncompressed = 0
-        self._waiting: list[pa.Table] = []
-        """Event rows, and below the runs, that go in when somebody asks: a chart needs the steps alone."""
+        self._waiting_steps: list[pa.Table] = []
+        self._waiting_events: list[pa.Table] = []
         self._waiting_runs: set[str] = set()
+        """Rows go into the store when somebody asks for them: a statement costs as much as a thousand rows."""
+        self._count_waiting = 0
         self._lock = threading.RLock()
         self._connection = connect()
         self._connection.execute(TABLES + sources() + VIEWS)
@@ -79,7 +81,7 @@ class History:
                 self.versions.clear()
                 self.compacted.clear()
                 self.curves.clear()
-                self._waiting.clear()
+                self._clear_waiting()
                 self._waiting_runs.clear()
                 self._index_stat = None
                 for loader in self._loaders:
@@ -176,6 +178,12 @@ class History:
         self.close()
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """The lock alone: as long as it is held, nothing is read."""
+        with self._lock:
+            yield
+
+    @contextmanager
     def ready(self, *, steps_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """The lock, and with it the database with every row in it; with `steps_only` those of events and runs may wait.
 
@@ -185,7 +193,9 @@ class History:
             if self.compacted and self._index and not self._index.folder.is_dir():
                 self._index_stat = None
                 self.refresh()
-            if not steps_only:
+            if steps_only:
+                self._store_steps()
+            else:
                 self._store_waiting()
             yield self._connection
 
@@ -337,22 +347,34 @@ class History:
         loader.batch.clear()
 
     def _insert(self, run: str, events: list[Event]) -> None:
-        steps = [event for event in events if event.type == "train.step"]
-        insert_steps(self._connection, run, steps)
-        known = [step for event in steps if (step := whole_number(event.data.get("step"))) is not None]
-        if known:
-            self.curves.grew(run, min(known))
-        self._waiting.append(event_rows(run, events))
-        if sum(len(rows) for rows in self._waiting) > _MOST_WAITING:
-            self._store_events()
+        if steps := [event for event in events if event.type == "train.step"]:
+            self._waiting_steps.append(step_rows(run, steps))
+            known = [step for event in steps if (step := whole_number(event.data.get("step"))) is not None]
+            if known:
+                self.curves.grew(run, min(known))
+        self._waiting_events.append(event_rows(run, events))
+        self._count_waiting += len(events)
+        if self._count_waiting > _MOST_WAITING:
+            self._store_rows()
 
-    def _store_events(self) -> None:
-        if self._waiting:
-            insert_events(self._connection, pa.concat_tables(self._waiting))
-            self._waiting.clear()
+    def _store_steps(self) -> None:
+        if self._waiting_steps:
+            insert_steps(self._connection, pa.concat_tables(self._waiting_steps))
+            self._waiting_steps.clear()
+
+    def _store_rows(self) -> None:
+        self._store_steps()
+        if self._waiting_events:
+            insert_events(self._connection, pa.concat_tables(self._waiting_events))
+        self._clear_waiting()
+
+    def _clear_waiting(self) -> None:
+        self._waiting_steps.clear()
+        self._waiting_events.clear()
+        self._count_waiting = 0
 
     def _store_waiting(self) -> None:
-        self._store_events()
+        self._store_rows()
         if names := sorted(self._waiting_runs):
             self._connection.execute("DELETE FROM store.run_rows WHERE list_contains(?, run)", [names])
             insert_runs(self._connection, [self.rows[name] for name in names])
@@ -373,7 +395,7 @@ class History:
             self._waiting_runs.discard(name)
             self.compacted.discard(name)
         if names:
-            self._store_events()
+            self._store_rows()
             self.curves.forget(names)
             for table in _TABLES:
                 self._connection.execute(f"DELETE FROM {table} WHERE list_contains(?, run)", [sorted(names)])

@@ -29,6 +29,9 @@ class RunLogs:
     listed_at_ns: int = 0
     _names: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._path = os.fspath(self.folder)
+
     @classmethod
     def of(cls, folder: Path) -> RunLogs:
         """The logs of a run of which nothing was read yet."""
@@ -36,7 +39,7 @@ class RunLogs:
 
     def signature(self) -> Files:
         """Inode, size and time of every log file, as they are now; empty where there are none."""
-        folder = os.fspath(self.folder)
+        folder = self._path
         try:
             mtime = os.stat(folder).st_mtime_ns
             fresh = mtime > self.listed_at_ns - int(SETTLED_SECONDS * 1e9)

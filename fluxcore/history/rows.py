@@ -43,23 +43,22 @@ def event_rows(run: str, events: list[Event]) -> pa.Table:
 def insert_events(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
     """Append `event_rows` to the store."""
     columns = "run, TRY_CAST(ts AS TIMESTAMP), type, source, writer, n, TRY_CAST(attempt AS INTEGER), data"
-    _insert(connection, "store.event_rows", columns, rows, [])
+    _insert(connection, "store.event_rows", columns, rows)
 
 
-def insert_steps(connection: duckdb.DuckDBPyConnection, run: str, steps: list[Event]) -> None:
-    """Append a run's `train.step` events to their columns."""
-    if not steps:
-        return
+def step_rows(run: str, steps: list[Event]) -> pa.Table:
+    """A run's `train.step` events as `insert_steps` takes them."""
     columns = {name: _numbers([event.data.get(name) for event in steps], kind) for name, kind in STEP_COLUMNS.items()}
+    columns["run"] = pa.array([run] * len(steps), pa.string())
     columns["attempt"] = pa.array([fitting(event.attempt, "BIGINT") for event in steps], pa.int64())
     columns["ts"] = pa.array([event.ts for event in steps], pa.string())
-    _insert(
-        connection,
-        "store.step_rows",
-        f"?, TRY_CAST(attempt AS INTEGER), TRY_CAST(ts AS TIMESTAMP), {', '.join(STEP_COLUMNS)}",
-        pa.table(columns),
-        [run],
-    )
+    return pa.table(columns)
+
+
+def insert_steps(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+    """Append `step_rows` to the store."""
+    columns = f"run, TRY_CAST(attempt AS INTEGER), TRY_CAST(ts AS TIMESTAMP), {', '.join(STEP_COLUMNS)}"
+    _insert(connection, "store.step_rows", columns, rows)
 
 
 def insert_runs(connection: duckdb.DuckDBPyConnection, rows: Iterable[dict[str, Any]]) -> None:
@@ -69,15 +68,13 @@ def insert_runs(connection: duckdb.DuckDBPyConnection, rows: Iterable[dict[str, 
         name: pa.array([fitting(row[name], kind) for row in found], _ARROW[kind], from_pandas=False)
         for name, kind in RUN_COLUMNS.items()
     }
-    _insert(connection, "store.run_rows", ", ".join(f'"{name}"' for name in RUN_COLUMNS), pa.table(columns), [])
+    _insert(connection, "store.run_rows", ", ".join(f'"{name}"' for name in RUN_COLUMNS), pa.table(columns))
 
 
-def _insert(
-    connection: duckdb.DuckDBPyConnection, table: str, columns: str, rows: pa.Table, parameters: list[str]
-) -> None:
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, columns: str, rows: pa.Table) -> None:
     connection.register("fresh_rows", rows)
     try:
-        connection.execute(f"INSERT INTO {table} SELECT {columns} FROM fresh_rows", parameters).fetchall()
+        connection.execute(f"INSERT INTO {table} SELECT {columns} FROM fresh_rows").fetchall()
     finally:
         connection.unregister("fresh_rows")
 

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,8 @@ def _read_all() -> tuple[dict[str, BaseModel], list[str]]:
 
 def _read(file: Path, problems: list[str]) -> list[BaseModel]:
     try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8"))
+        status = file.stat()
+        entries = _parsed(file, status.st_ino, status.st_size, status.st_mtime_ns)
     except (OSError, ValueError) as error:  # tomllib's and UnicodeDecodeError are ValueErrors
         problems.append(f"the model list {file} can't be read: {error}")
         return []
@@ -245,6 +247,12 @@ def _read(file: Path, problems: list[str]) -> list[BaseModel]:
         except ModelNotFound as error:
             problems.append(f"in the model list {file}, {error}")
     return models
+
+
+@lru_cache(maxsize=8)
+def _parsed(file: Path, *_: int) -> dict[str, Any]:
+    """A model list as TOML, not to be changed; parsed once as long as it looks the same: a page asks a dozen times."""
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def _entry(name: str, entry: Any, file: Path) -> BaseModel:
