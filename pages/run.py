@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from studio import dialogs, nav, words
+from studio import dialogs, nav, pulse, words
 from studio.live import LiveRun, live_runs
 from studio.run import checkpoints, config, events, header, log, loss, monitor, overview, samples
 
 TABS: dict[str, tuple[str, str, Callable[[LiveRun], None], float]] = {
-    "overview": ("Overview", "dashboard", overview.show, 1.0),
+    "overview": ("Overview", "dashboard", overview.show, 3.0),
     "samples": ("Samples", "imagesmode", samples.show, 2.0),
-    "loss": ("Loss", "show_chart", loss.show, 1.0),
+    "loss": ("Loss", "show_chart", loss.show, 2.0),
     "monitor": ("Monitor", "monitor_heart", monitor.show, 2.0),
     "log": ("Log", "article", log.show, 1.0),
     "checkpoints": ("Checkpoints", "save", checkpoints.show, 2.0),
@@ -23,6 +23,7 @@ TABS: dict[str, tuple[str, str, Callable[[LiveRun], None], float]] = {
 """By the word in the address: title, icon, what draws it, seconds between two looks while the run lives (0: none)."""
 LABELS = {slug: f":material/{icon}: {title}" for slug, (title, icon, _, _) in TABS.items()}
 IDLE_SECONDS = 10.0
+"""Between two looks at what neither moves (see `pulse`) nor stands in the log: a process that is gone."""
 
 
 def head(name: str, fast: bool) -> None:
@@ -53,7 +54,8 @@ def show(run: LiveRun) -> None:
         st.query_params["tab"] = slug
 
     live = run.is_busy
-    st.fragment(head, run_every=1.0 if live else IDLE_SECONDS, key="run-head")(run.name, live)
+    pulse.drawn(run)
+    st.fragment(head, run_every=IDLE_SECONDS, key="run-head")(run.name, live)
     for slug, place in zip(TABS, st.tabs(list(LABELS.values()), key=key, on_change=turned), strict=True):
         if place.open:
             pace = TABS[slug][3]

@@ -111,7 +111,7 @@ def card(run: LiveRun) -> None:
             if run.trouble:
                 st.caption(f":red[:material/error: {words.escape(run.trouble)}]")
             elif state.is_live and state.total_steps:
-                st.progress(banner.progress(state), text=banner.progress_words(state))
+                st.progress(banner.progress(state), text=words.escape(banner.progress_words(state)))
             elif state.refusal and not state.is_busy:
                 st.caption(words.escape(f"It could not be started: {state.refusal}."))
             elif state.state in ("stalled", "failed", "stopped"):

@@ -14,31 +14,32 @@ from fluxcore.runs import RunState, default_outputs
 from fluxcore.runs.outlook import what_happened, why_it_stays
 from fluxcore.runs.supervision import observed_state, runner_alive
 
-from . import ask, look, nav, words
+from . import ask, look, nav, pulse, words
 from .files import run_url
 from .live import LiveRun, is_recent, live_runs
 
-LIVE_SECONDS = 1.0
-IDLE_SECONDS = 5.0
-MOST_RECENT = 3
+LOOK_SECONDS = 10.0
+"""`pulse` keeps up to date what moves and what changes in the logs; this is for what doesn't stand there."""
+MOST_LIVE = MOST_RECENT = 3
 PREPARES = frozenset({"download", "load", "cache"})
 
 
-def show(also: Callable[[list[LiveRun]], None] = lambda runs: None) -> None:
-    """Draw the banner; it keeps itself up to date, fast while something runs. `also` is done at each look."""
-    fast = any(run.is_busy for run in live_runs().all())
-    st.fragment(_banner, run_every=LIVE_SECONDS if fast else IDLE_SECONDS, key="banner")(fast, also)
+def show(page: str, also: Callable[[list[LiveRun]], None] = lambda runs: None) -> None:
+    """Draw the banner on `page`; it keeps itself up to date. `also` is done at each look."""
+    busy = any(run.is_busy for run in live_runs().all())
+    st.fragment(_banner, run_every=LOOK_SECONDS, key="banner")(page, busy, also)
 
 
-def _banner(fast: bool, also: Callable[[list[LiveRun]], None]) -> None:
+def _banner(page: str, was_busy: bool, also: Callable[[list[LiveRun]], None]) -> None:
     runs = live_runs().all()
     live = [run for run in runs if run.is_live]
     busy = any(run.is_busy for run in runs)
-    if busy != fast and st.session_state.get("banner.fast") != busy:
-        st.session_state["banner.fast"] = busy
-        st.rerun()  # the pace of a fragment is set where it is called
-    st.session_state["banner.fast"] = fast
-    also(runs)  # not before the rerun above, which would take a toast away
+    if busy != was_busy and st.session_state.get("banner.busy") != busy:
+        st.session_state["banner.busy"] = busy
+        st.rerun()  # what else is on the page takes another pace
+    st.session_state["banner.busy"] = was_busy
+    pulse.follow(page)
+    also(runs)  # not before the reruns above, which would take a toast away
     alive = runner_alive(default_outputs()) is not None
     if not alive and (live or time.monotonic() - _begun() > 8):
         _no_runner(bool(live))
@@ -46,8 +47,10 @@ def _banner(fast: bool, also: Callable[[list[LiveRun]], None]) -> None:
     if not live and not recent:
         return
     with st.container(border=True, key="banner", gap="xsmall"):
-        for i, run in enumerate(live):
+        for i, run in enumerate(live[:MOST_LIVE]):
             _live_row(run, first=i == 0)
+        if len(live) > MOST_LIVE:
+            st.page_link(nav.page("runs"), label=f"{len(live) - MOST_LIVE} more live")
         for i, run in enumerate(recent[:MOST_RECENT]):
             _recent_row(run, first=i == 0 and not live)
         for key, shown in (
@@ -78,11 +81,8 @@ def _live_row(run: LiveRun, first: bool) -> None:
     shown = observed_state(state, default_outputs())
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"live-{run.name}"):
         with st.container(width="stretch", gap="xsmall"):
-            st.markdown(
-                f"{look.badge(shown)} **{words.escape(state.title or run.name)}** &nbsp; {progress_words(state)}"
-            )
-            st.progress(progress(state))
-            st.html(look.facts(_facts(state)))
+            st.markdown(f"{look.badge(shown)} **{words.escape(state.title or run.name)}**")
+            _moving(run)
         with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
             open_link(run.name, key=f"open-{run.name}")
             if state.state != "stopping" and shown != "lost":
@@ -91,6 +91,13 @@ def _live_row(run: LiveRun, first: bool) -> None:
                 )
             if first:
                 _refresh_button()
+
+
+@pulse.piece("banner")
+def _moving(run: LiveRun) -> str:
+    """How far a live run is, and its figures."""
+    state = run.state
+    return look.bar(progress(state)) + look.facts([("", progress_words(state)), *_facts(state)])
 
 
 def _recent_row(run: LiveRun, first: bool) -> None:
@@ -164,7 +171,7 @@ def progress_words(state: RunState) -> str:
     """`step 480 / 960 · epoch 8 / 16 · ETA 21 min`, or what it does before the first step."""
     if state.state == "queued":
         place = f"number {state.queue_position} in the queue: " if state.queue_position else ""
-        waits = f"{place}waits for {words.escape(state.waiting_for or 'the runner')}"
+        waits = f"{place}waits for {state.waiting_for or 'the runner'}"
         return " · ".join(part for part in (waits, _coming_words(state)) if part)
     if state.is_coming:
         return _coming_words(state) or "loads"
@@ -177,7 +184,7 @@ def progress_words(state: RunState) -> str:
         elif state.epoch:
             parts.append(f"epoch {state.epoch}")
     if state.phase and (state.phase != "train" or not state.total_steps):
-        parts.append(words.escape(words.phase(state.phase, state.phase_done, state.phase_total, state.phase_unit)))
+        parts.append(words.phase(state.phase, state.phase_done, state.phase_total, state.phase_unit))
     if state.state == "stopping":
         parts.append("saves a checkpoint and ends")
     elif state.eta_seconds is not None and state.phase == "train":

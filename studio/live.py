@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxcore.log import parse_ts
 from fluxcore.runs import RunFolder, RunState, default_outputs
+from fluxcore.runs.supervision import runner_alive
 from studio.compacting import Compactor
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fluxgym")
 
-REFRESH_SECONDS = 0.4
+REFRESH_SECONDS = 0.25
 RECENT_SECONDS = 24 * 3600
 CURVE_POINTS = 1000
 SPARK_POINTS = 48
@@ -59,6 +60,8 @@ class LiveRun:
         """When it ended, in epoch seconds, where it does not live again."""
         self.sort_key: tuple[bool, datetime] = (False, datetime.min)
         """Live runs first, then the newest."""
+        self.shape = 0
+        """Another number when more has changed than numbers that move (see pulse.py)."""
         self._history = history
         self._state: RunState | None = None
         self._curves: dict[tuple[str, int], tuple[int, pa.Table]] = {}
@@ -86,6 +89,7 @@ class LiveRun:
         ended: datetime | None = row["ended"]
         self.ended_at = ended.replace(tzinfo=UTC).timestamp() if ended and not self.is_live else None
         self.sort_key = self.is_live, row["started"] or row["created"] or datetime.min
+        self.shape = hash((row["state"], row["attempts"], row["title"], bool(row.get("archived")), _turns(state)))
 
     def curve(self, column: str = "loss", points: int = CURVE_POINTS) -> pa.Table:
         """`step_curve` of this run, thinned once for all sessions."""
@@ -139,7 +143,7 @@ class LiveRuns:
         self._lock = threading.Lock()
 
     def all(self) -> list[LiveRun]:
-        """Every run, live ones first, then by time; read anew at most every 0.4 s however many sessions ask."""
+        """Every run, live ones first, then by time; read anew at most every 0.25 s however many sessions ask."""
         with self._lock:
             if time.monotonic() - self._read > REFRESH_SECONDS:
                 self._refresh()
@@ -150,6 +154,11 @@ class LiveRuns:
         """The run of that name, up to date; None where there is none."""
         self.all()
         return self._runs.get(name)
+
+    def shape(self) -> int:
+        """Another number when any run's shape is another, a run or the runner came or went."""
+        runs = tuple((run.name, run.shape, run.trouble) for run in self.all())
+        return hash((runs, runner_alive(self.outputs) is not None))
 
     def expire(self) -> None:
         """Read anew at the next call: something was just asked for."""
@@ -196,6 +205,16 @@ def live_runs() -> LiveRuns:
         with _making:
             view = _views.get(outputs) or _views.setdefault(outputs, LiveRuns(outputs))
     return view
+
+
+def _turns(state: RunState | None) -> tuple[object, ...]:
+    """What of a run that lives is said by more than a number."""
+    if state is None or not state.is_busy:
+        return ()
+    return (
+        state.stop_requested, state.refusal, state.queue_position, state.waiting_for, state.is_coming,
+        state.suspected is None, state.disk_low is None, state.monitoring, state.wishes,
+    )  # fmt: skip
 
 
 def is_recent(run: LiveRun, now: float) -> bool:

@@ -32,7 +32,7 @@ def style() -> None:
     # beside it keeps it on the page.
     st.container(key="look").html(
         """<style>
-        .st-key-look { position: absolute; }
+        .st-key-look, .st-key-pulse { position: absolute; }
         .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
@@ -48,6 +48,10 @@ def style() -> None:
         .fg-pic a:focus-visible img { outline: 2px solid currentColor; outline-offset: 2px; }
         .fg-facts { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; font-size: .88rem; line-height: 1.5; }
         .fg-facts i { font-style: normal; opacity: .68; margin-right: .3rem; }
+        .fg-bar { height: .5rem; border-radius: 8px; overflow: hidden; margin: .1rem 0 .35rem;
+                  background: color-mix(in srgb, currentColor 12%, transparent); }
+        .fg-bar > div { height: 100%; border-radius: 8px; background: light-dark(#5b4bd6, #a99fff);
+                        transition: width .3s; }
         .fg-facts i:empty { display: none; }
         .fg-steps { font-size: 1.9rem; font-weight: 650; line-height: 1.2; }
         /* On the page of one run the links to the others are no "current page". */
@@ -132,6 +136,15 @@ def looking_only() -> None:
     hidden = ", ".join(f'[class*="st-key-{name}"]' for name in buttons)
     st.container(key="looking").html(f"<style>{hidden} {{ display: none !important; }}</style><span hidden></span>")
     st.caption(":material/visibility: You look on: this link can change nothing.")
+
+
+def bar(share: float) -> str:
+    """How far something is, 0 to 1."""
+    percent = f"{max(0.0, min(1.0, share)):.1%}"
+    return (
+        f"<div class=fg-bar role=progressbar aria-label='Progress' aria-valuemin=0 aria-valuemax=100 "
+        f"aria-valuenow={percent[:-1]}><div style='width: {percent}'></div></div>"
+    )
 
 
 def facts(pairs: list[tuple[str, str]]) -> str:

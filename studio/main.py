@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import access, banner, dialogs, look, nav, notice
+from studio import access, banner, dialogs, look, nav, notice, pulse
 
 # Our own file: Streamlit has browsers fetch the icons of its names from a host of Google's.
 ICON = Path(__file__).with_name("icon.png")
@@ -18,11 +18,12 @@ if access.is_shut_out():
     st.stop()
 current = nav.navigation()
 notice.begin(current.url_path or nav.first())
+pulse.begin()
 look.style()
 if access.is_viewer():
     look.looking_only()
 dialogs.begin(current.url_path)
-banner.show(notice.keep)
+banner.show(current.url_path or nav.first(), notice.keep)
 if current.url_path in nav.OWNERS and access.is_viewer():
     st.info("This page is the owner's: with your link there is nothing to do on it.", icon=":material/visibility:")
 else:

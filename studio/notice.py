@@ -38,11 +38,10 @@ def sentence(run: LiveRun) -> str:
     return f"{name}: {words.escape(banner.why(run))}"
 
 
-def title(page: str) -> str:
-    """The title of a page: how far the run is that it shows, or the first one that lives."""
+def title(page: str, name: str = "") -> str:
+    """The title of a page: how far the run `name` is that it shows, or the first one that lives."""
     runs = live_runs().all()
-    named = st.query_params.get("name") if page == "run" else None
-    run = live_runs().get(str(named)) if named else next((one for one in runs if one.is_live), None)
+    run = live_runs().get(name) if name else next((one for one in runs if one.is_live), None)
     if run is None:
         return f"{nav.TITLES[page][0]} · {APP}" if page in nav.TITLES else APP
     state, shown = run.state, run.state.title or run.name
@@ -71,7 +70,8 @@ def keep(runs: list[LiveRun]) -> None:
 
 def _entitle() -> None:
     """Send the title to the browser where it is another one than it has."""
-    wanted = title(st.session_state.get(_PAGE, ""))
+    page = st.session_state.get(_PAGE, "")
+    wanted = title(page, str(st.query_params.get("name", "")) if page == "run" else "")
     if wanted != st.session_state.get(_TITLE):
         st.session_state[_TITLE] = wanted
         st.set_page_config(page_title=wanted)

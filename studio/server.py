@@ -21,7 +21,7 @@ from fluxcore.access import TOKEN_FILE, is_loopback, load_token, viewer_token
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs
 
-from . import access, files, sign_in
+from . import access, files, notice, pulse, sign_in
 from .gate import Gate, say
 from .live import live_runs
 
@@ -31,8 +31,9 @@ M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 
 
 def routes() -> list[Route]:
-    """The app's own routes: pictures and downloads."""
-    return files.routes(default_outputs(), st.get_option("server.baseUrlPath") or "")
+    """The app's own routes: what moves, pictures and downloads."""
+    base = st.get_option("server.baseUrlPath") or ""
+    return [pulse.route(notice.title, base), *files.routes(default_outputs(), base)]
 
 
 def middleware() -> list[Middleware]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,6 +15,8 @@ from fluxcore.runs.outlook import evidence_words as evidence
 from fluxcore.units import UNKNOWN, duration, loss, pace, plural, size
 
 __all__ = ["UNKNOWN", "ago", "clock", "duration", "escape", "evidence", "loss", "pace", "phase", "plural", "size"]
+
+_reader: ContextVar[str] = ContextVar("reader", default="")
 
 PHASES = {
     "download": "downloading the model",
@@ -58,9 +63,19 @@ def clock(ts: str | None, now: datetime | None = None) -> str:
     return moment.strftime("%H:%M " if moment.date() == today.date() else "%d %b %H:%M ") + zone_name
 
 
+@contextmanager
+def clock_of(zone: str) -> Iterator[None]:
+    """Where no script of a page runs: the reader's time zone, as the browser names it."""
+    token = _reader.set(zone)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
 def _zone() -> tzinfo:
     try:
-        return ZoneInfo(st.context.timezone or "UTC")
+        return ZoneInfo(_reader.get() or st.context.timezone or "UTC")
     except (ZoneInfoNotFoundError, ValueError, AttributeError):
         return UTC
 

@@ -10,7 +10,7 @@ from fluxcore.runs.outlook import LOST
 from fluxcore.runs.supervision import observed_state
 from fluxcore.trainers import DEFAULT_TRAINER, HEAR_NO_WISHES
 
-from .. import ask, banner, dialogs, look, nav, words
+from .. import ask, banner, dialogs, look, nav, pulse, words
 from ..files import run_url
 from ..live import LiveRun
 from . import manage
@@ -29,14 +29,21 @@ def show(run: LiveRun) -> None:
             manage.menu(run)
     if state.title and state.title != run.name:
         st.caption(f"`{run.name}`")
-    if state.is_live:
-        st.progress(banner.progress(state), text=banner.progress_words(state))
-    elif state.total_steps and not state.is_coming:
-        st.progress(banner.progress(state), text=f"step {state.step:,} / {state.total_steps:,}")
-    st.html("".join(look.facts(pairs) for pairs in (_facts(run), _phases(state)) if pairs))
+    _moving(run)
     if state.note:
         st.caption(f":material/sticky_note_2: {words.escape(state.note)}")
     _explain(run, shown)
+
+
+@pulse.piece("head")
+def _moving(run: LiveRun) -> str:
+    """How far it is, its figures, and how long it was in each phase."""
+    state, parts = run.state, []
+    if state.is_live:
+        parts = [look.facts([("", banner.progress_words(state))]), look.bar(banner.progress(state))]
+    elif state.total_steps and not state.is_coming:
+        parts = [look.facts([("", f"step {state.step:,} / {state.total_steps:,}")]), look.bar(banner.progress(state))]
+    return "".join([*parts, *(look.facts(pairs) for pairs in (_facts(run), _phases(state)) if pairs)])
 
 
 def _actions(run: LiveRun, shown: str) -> None:

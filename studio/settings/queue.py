@@ -31,7 +31,7 @@ def show() -> None:
         waiting = [run for run in live_runs().all() if run.is_live and run.state.state == "queued"]
         waiting.sort(key=lambda run: run.state.queue_position or len(waiting) + 1)
         for run in waiting:
-            st.markdown(f"**{words.escape(run.name)}** · {banner.progress_words(run.state)}")
+            st.markdown(f"**{words.escape(run.name)}** · {words.escape(banner.progress_words(run.state))}")
         if installation.paused:
             why = f" ({words.escape(installation.reason)})" if installation.reason else ""
             st.markdown(
