@@ -49,17 +49,18 @@ def _banner(page: str, was_busy: bool, also: Callable[[list[LiveRun]], None]) ->
     with st.container(border=True, key="banner", gap="xsmall"):
         for i, run in enumerate(live[:MOST_LIVE]):
             _live_row(run, first=i == 0)
-        if len(live) > MOST_LIVE:
-            st.page_link(nav.page("runs"), label=f"{len(live) - MOST_LIVE} more live")
+        _more("live", len(live), MOST_LIVE, "live")
         for i, run in enumerate(recent[:MOST_RECENT]):
             _recent_row(run, first=i == 0 and not live)
-        for key, shown in (
-            ("banner-more", MOST_RECENT),
-            ("banner-more-phone", 1),
-        ):  # the page's style shows one of them
-            if len(recent) > shown:
-                with st.container(key=key):
-                    st.page_link(nav.page("runs"), label=f"{len(recent) - shown} more ended in the last 24 hours")
+        _more("ended", len(recent), MOST_RECENT, "ended in the last 24 hours")
+
+
+def _more(kind: str, count: int, most: int, what: str) -> None:
+    """A link to those that are not shown: on a phone all but one. The page's style shows one of the two."""
+    for place, shown in (("wide", most), ("phone", 1)):
+        if count > shown:
+            with st.container(key=f"banner-more-{place}-{kind}"):
+                st.page_link(nav.page("runs"), label=f"{count - shown} more {what}")
 
 
 @st.cache_resource

@@ -84,7 +84,7 @@ def style() -> None:
         /* On the dark theme's accent, which is light, white could not be read. */
         [data-testid$="utton-primary"], [data-testid$="utton-primary"] p, .stMultiSelect [data-tag] * {
             color: light-dark(#fff, #14141b) !important; }
-        .st-key-banner-more-phone { display: none; }
+        [class*="st-key-banner-more-phone"] { display: none; }
         [class*="st-key-checkpoint-"] { padding: .55rem .9rem; }
         /* The buttons stay beside a long sentence. */
         @media (min-width: 641px) { .stHorizontalBlock[class*="st-key-recent-"] { flex-wrap: nowrap; } }
@@ -95,10 +95,11 @@ def style() -> None:
             [class*="st-key-live-"] > *, [class*="st-key-recent-"] > * { width: 100%; flex: none; }
             .st-key-banner { padding: .6rem .7rem; }
             .st-key-banner .fg-facts { font-size: .8rem; gap: 0 .8rem; line-height: 1.4; }
-            /* The newest that ended; the others are one tap away. */
+            /* The newest that lives and the newest that ended; the others are one tap away. */
+            .st-key-banner > :has(> [class*="st-key-live-"]) ~ :has(> [class*="st-key-live-"]),
             .st-key-banner > :has(> [class*="st-key-recent-"]) ~ :has(> [class*="st-key-recent-"]),
-            .st-key-banner-more { display: none; }
-            .st-key-banner-more-phone { display: block; }
+            [class*="st-key-banner-more-wide"] { display: none; }
+            [class*="st-key-banner-more-phone"] { display: block; }
             [class*="st-key-recent-"] p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
                                           overflow: hidden; }
             .st-key-banner-refresh, button kbd { display: none; }
