@@ -25,7 +25,7 @@ from fluxcore.errors import UserError
 from . import nav, words
 from .live import LiveRun, live_runs
 
-BUSY_SECONDS, QUIET_SECONDS = 0.6, 5.0
+BUSY_SECONDS, QUIET_SECONDS = 0.7, 5.0
 MOST_PIECES = 64
 _JS = Path(__file__).with_name("pulse.js").read_text(encoding="utf-8")
 _DRAWN = "pulse.drawn"

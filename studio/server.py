@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import secrets
+import socket
 import threading
 import traceback
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs
 
 from . import access, files, notice, pulse, sign_in
+from .assets import Assets
 from .gate import Gate, say
 from .live import live_runs
 
@@ -37,7 +39,7 @@ def routes() -> list[Route]:
 
 
 def middleware() -> list[Middleware]:
-    """The gate. It is on wherever the server can be reached from outside, and where the launcher gives a token."""
+    """The gate, on wherever the server can be reached from outside or the launcher gives a token; and the assets."""
     outputs = default_outputs()
     address = st.get_option("server.address") or ""
     launched = bool(os.environ.get("FLUXGYM_TOKEN"))
@@ -65,7 +67,8 @@ def middleware() -> list[Middleware]:
             announce=announce if trusted else None,
             viewer_token=lambda: viewer_token(outputs),
             sign_in=sign_in.configured(),
-        )
+        ),
+        Middleware(Assets, base=st.get_option("server.baseUrlPath") or ""),
     ]
 
 
@@ -77,7 +80,23 @@ async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
     gc.collect()
     gc.freeze()
     give_memory_back()
+    answer_at_once()
     yield {}
+
+
+def answer_at_once() -> None:
+    """Have answers of several packets sent without a wait for the browser's acknowledgement, which comes 40 ms late.
+
+    asyncio sees to that for sockets that name their protocol; Streamlit's does not, and a first visit asks for sixty
+    small files. What is set on a listening socket holds for each connection that it takes.
+    """
+    for number in os.listdir("/dev/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as one:
+                if one.family != socket.AF_UNIX and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # no socket, or closed meanwhile
+            continue
 
 
 def give_memory_back() -> None:
