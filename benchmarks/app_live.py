@@ -12,9 +12,9 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.app_viewer import Viewer
 from benchmarks.campaigns.report import Figure, at_most, show
 from benchmarks.campaigns.stage import Stage, stage
+from benchmarks.campaigns.viewer import Viewer
 from benchmarks.runner import Use
 from fluxcore.log import parse_ts
 from fluxcore.runs import request_start

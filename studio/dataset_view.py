@@ -8,6 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import DeletedFile
 
 from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures, read_caption, write_caption
@@ -169,10 +170,10 @@ def _card(draft: Draft, picture: Picture, marks: list[Mark], seen: Look | None, 
 
 
 def _arrived(draft: Draft, widget: str) -> None:
-    files = st.session_state.get(widget) or []
+    # A browser that hasn't drawn the new uploader yet names those again that were taken and forgotten.
+    files = [file for file in st.session_state.get(widget) or [] if not isinstance(file, DeletedFile)]
     if not files:
         return
-    files = list(files)
     try:
         taken = take_files(draft.dataset, [(file.name, file) for file in files])
     except OSError as error:

@@ -7,14 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from PIL import Image
+from streamlit.runtime.uploaded_file_manager import DeletedFile
 from streamlit.testing.v1 import AppTest
 
 from fluxcore.alerts import add_target
 from fluxcore.config import RunConfig
 from fluxcore.log import read_events
 from fluxcore.runs import RunError, load_run
-from studio import banner, words
+from studio import banner, dataset_view, words
 from studio.drafts import Draft, newest_draft
 from studio.live import live_runs
 from tests.fake_runs import FakeRun, a_night
@@ -533,3 +535,10 @@ def test_the_evidence_is_a_sentence():
 def test_the_style_stands_among_the_page_and_not_where_toasts_go(outputs):
     app = open_page()
     assert any("fg-facts" in str(item.proto) for item in app.main.get("html"))
+
+
+def test_pictures_that_were_taken_already_are_no_news(outputs, monkeypatch):
+    state = {"uploader": [DeletedFile("1"), DeletedFile("2")], "upload.turn": 3}
+    monkeypatch.setattr(st, "session_state", state)
+    dataset_view._arrived(None, "uploader")
+    assert state["upload.turn"] == 3 and "upload.taken" not in state
