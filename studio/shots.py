@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fluxcore.browser import find_chromium
 from fluxcore.runs import default_outputs
+from fluxcore.runs.supervision import runner_alive
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_ARGUMENTS = [
@@ -45,7 +47,7 @@ class Served:
 
 @contextmanager
 def server(outputs: Path, **environment: str) -> Iterator[Served]:
-    """A real server over `outputs` on a free port of 127.0.0.1; it ends with the block."""
+    """A real server over `outputs` on a free port of 127.0.0.1; it ends with the block, and so does a runner of its."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -57,6 +59,7 @@ def server(outputs: Path, **environment: str) -> Iterator[Served]:
         stdin=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
+    before = runner_alive(outputs)
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
@@ -75,6 +78,9 @@ def server(outputs: Path, **environment: str) -> Iterator[Served]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if before is None and (runner := runner_alive(outputs)) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(runner.pid, signal.SIGTERM)
 
 
 @contextmanager
