@@ -76,7 +76,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fluxgym-bench-") as place:
         outputs = Path(place) / "outputs"
         make(outputs, arguments.runs, 1000, arguments.events)
-        with server(outputs) as served:
+        with server(outputs, ends_runner=True) as served:
             found = visits(served.url, arguments.rounds)
     title = f"A page in a browser that never saw it, {arguments.runs:,} runs, {arguments.rounds} visits ({machine()})"
     table = Table(title=title)

@@ -54,7 +54,7 @@ def measure(count: int, megabytes: float) -> dict[str, float]:
         folder.mkdir()
         outputs.mkdir()
         files = make_pictures(folder, count, megabytes)
-        with server(outputs) as served, browser() as running:
+        with server(outputs, ends_runner=True) as served, browser() as running:
             page = running.new_page()
             page.set_default_timeout(300_000)
             page.goto(served.url)

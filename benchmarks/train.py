@@ -169,6 +169,7 @@ def train(case: Case, outputs: Path, attempt: int = 1, compile: str = "off") -> 
         "mixed_precision": "no",
         "save_precision": "float",
         "gradient_checkpointing": False,
+        "fp8_base": False,  # as both others hold it: unpacking 8 bits takes a CPU half of a small step
         "compile": compile,
     }
     if attempt == 1:

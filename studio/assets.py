@@ -15,6 +15,8 @@ import anyio.to_thread
 import streamlit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .base import prefix
+
 PACKED = {
     ".js": b"text/javascript; charset=utf-8",
     ".css": b"text/css; charset=utf-8",
@@ -33,10 +35,9 @@ class Assets:
         """`base` is the path below which the server serves."""
         self.app = app
         self._root = Path(streamlit.__file__).parent / "static"
-        prefix = f"/{base.strip('/')}" if base.strip("/") else ""
         # Only what lies there now: no path of a request ever reaches the disk.
         self._files = {
-            f"{prefix}/{path.relative_to(self._root).as_posix()}": path
+            f"{prefix(base)}/{path.relative_to(self._root).as_posix()}": path
             for path in (self._root / "static").rglob("*")
             if path.suffix in PACKED
         }

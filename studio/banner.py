@@ -31,14 +31,14 @@ def show(page: str, also: Callable[[list[LiveRun]], None] = lambda runs: None) -
 
 
 def _banner(page: str, was_busy: bool, also: Callable[[list[LiveRun]], None]) -> None:
-    runs = live_runs().all()
+    shape, runs = live_runs().shape(), live_runs().all()
     live = [run for run in runs if run.is_live]
     busy = any(run.is_busy for run in runs)
     if busy != was_busy and st.session_state.get("banner.busy") != busy:
         st.session_state["banner.busy"] = busy
         st.rerun()  # what else is on the page takes another pace
     st.session_state["banner.busy"] = was_busy
-    pulse.follow(page)
+    pulse.follow(page, shape)
     also(runs)  # not before the reruns above, which would take a toast away
     alive = runner_alive(default_outputs()) is not None
     if not alive and (live or time.monotonic() - _begun() > 8):

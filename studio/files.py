@@ -27,6 +27,7 @@ from fluxcore.dataset import EXTENSIONS, MAX_PIXELS
 from fluxcore.runs import RunError, RunFolder
 from fluxcore.runs.files import parse_checkpoint_name
 
+from .base import prefix
 from .drafts import draft_folder
 
 PICTURE_FOLDERS = frozenset({"dataset", "sample"})
@@ -77,8 +78,7 @@ def routes(outputs: Path, base: str = "") -> list[Route]:
         name = path.name if media_type == "application/octet-stream" else None
         return FileResponse(path, media_type=media_type, filename=name, headers=headers)
 
-    prefix = f"/{base.strip('/')}" if base.strip("/") else ""
-    return [Route(f"{prefix}/files/{{kind}}/{{name}}/{{path:path}}", serve, methods=["GET", "HEAD"])]
+    return [Route(f"{prefix(base)}/files/{{kind}}/{{name}}/{{path:path}}", serve, methods=["GET", "HEAD"])]
 
 
 def find_file(outputs: Path, kind: str, name: str, relative: str) -> Path | None:

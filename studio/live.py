@@ -89,7 +89,7 @@ class LiveRun:
         ended: datetime | None = row["ended"]
         self.ended_at = ended.replace(tzinfo=UTC).timestamp() if ended and not self.is_live else None
         self.sort_key = self.is_live, row["started"] or row["created"] or datetime.min
-        self.shape = hash((row["state"], row["attempts"], row["title"], bool(row.get("archived")), _turns(state)))
+        self.shape = _shape(row, state)
 
     def curve(self, column: str = "loss", points: int = CURVE_POINTS) -> pa.Table:
         """`step_curve` of this run, thinned once for all sessions."""
@@ -207,14 +207,16 @@ def live_runs() -> LiveRuns:
     return view
 
 
-def _turns(state: RunState | None) -> tuple[object, ...]:
-    """What of a run that lives is said by more than a number."""
-    if state is None or not state.is_busy:
-        return ()
-    return (
-        state.stop_requested, state.refusal, state.queue_position, state.waiting_for, state.is_coming,
-        state.suspected is None, state.disk_low is None, state.monitoring, state.wishes,
-    )  # fmt: skip
+def _shape(row: dict[str, Any], state: RunState | None) -> int:
+    """Of what a page says of a run by more than a number. By its words: what stands in a log may be of any kind."""
+    kept = ("state", "attempts", "title", "archived", "tags", "resume_step", "resume_checkpoint", "weights")
+    said = [row.get(name) for name in kept]
+    if state is not None:
+        said += [state.note, state.refusal]
+    if state is not None and state.is_busy:
+        said += [state.stop_requested, state.queue_position, state.waiting_for, state.is_coming, state.monitoring]
+        said += [state.suspected is None, state.disk_low is None, sorted(state.wishes)]
+    return hash(repr(said))
 
 
 def is_recent(run: LiveRun, now: float) -> bool:

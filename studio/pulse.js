@@ -1,7 +1,9 @@
 // Keeps the page's moving pieces up to date without a run of its script: see pulse.py.
-// One for each window; Streamlit calls this at every run of the fragment that it stands in.
+// One for each window. Streamlit calls this whenever `data` is another, and may call one that is out of date, with its
+// end at once, after the one that holds: only the last to come may end it.
 export default function ({ data, setTriggerValue }) {
   const pulse = (window.fluxgymPulse ??= { told: null, timer: 0, beats: false })
+  const mine = (pulse.owner = {})
   pulse.data = data
   pulse.tell = setTriggerValue
 
@@ -13,7 +15,7 @@ export default function ({ data, setTriggerValue }) {
     const query = new URLSearchParams({ page: pulse.data.page, name: pulse.data.name, zone })
     for (const key of new Set(places.map(place => place.dataset.fgPiece))) query.append("piece", key)
     try {
-      const answer = await fetch(`pulse?${query}`, { cache: "no-store" })
+      const answer = await fetch(`pulse?${query}`, { cache: "no-store", signal: AbortSignal.timeout(10000) })
       if (answer.ok) {
         const said = await answer.json()
         seconds = document.hidden ? 5 : said.seconds
@@ -42,6 +44,7 @@ export default function ({ data, setTriggerValue }) {
     pulse.timer = setTimeout(beat, 300)
   }
   return () => {
+    if (pulse.owner !== mine) return
     pulse.beats = false
     clearTimeout(pulse.timer)
     document.removeEventListener("visibilitychange", pulse.seen)

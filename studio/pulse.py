@@ -9,28 +9,39 @@ comes – it has the banner run, which tells of it; on the page of the run that 
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import orjson
 import streamlit as st
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from fluxcore.errors import UserError
+from fluxcore.runs.supervision import runner_alive
 
 from . import nav, words
+from .base import prefix
 from .live import LiveRun, live_runs
+
+log = logging.getLogger("fluxgym")
 
 BUSY_SECONDS, QUIET_SECONDS = 0.7, 5.0
 MOST_PIECES = 64
+THREADS = 4
 _JS = Path(__file__).with_name("pulse.js").read_text(encoding="utf-8")
 _DRAWN = "pulse.drawn"
 
+_script = st.components.v2.component("fluxgym_pulse", js=_JS)
 _drawers: dict[str, Callable[[LiveRun], str]] = {}
+_odd: set[str] = set()
+"""Pieces that could not be drawn: told once."""
 
 
 def piece(kind: str) -> Callable[[Callable[[LiveRun], str]], Callable[[LiveRun], None]]:
@@ -54,27 +65,29 @@ def begin() -> None:
 
 def drawn(run: LiveRun) -> None:
     """The page shows this run as it is now."""
-    st.session_state[_DRAWN] = (run.name, run.shape)
+    st.session_state[_DRAWN] = (run.name, _as_drawn(run))
 
 
-def follow(page: str) -> None:
-    """In the banner's fragment: the script in the page; and where the run that it shows has changed, the page anew."""
-    runs = live_runs()
+def _as_drawn(run: LiveRun) -> tuple[int, str, bool]:
+    return run.shape, run.trouble, runner_alive(run.folder.path.parent) is not None
+
+
+def follow(page: str, shape: int) -> None:
+    """In the banner's fragment: the script in the page; and where the run that it shows has changed, the page anew.
+
+    `shape` is that of all runs before the banner looked at them: what comes meanwhile is news to the browser.
+    """
     if drawn := st.session_state.get(_DRAWN):
-        run = runs.get(drawn[0])
-        if run is not None and run.shape != drawn[1]:
+        run = live_runs().get(drawn[0])
+        if run is not None and _as_drawn(run) != drawn[1]:
             st.rerun()
     name = str(st.query_params.get("name", "")) if page == "run" else ""
     with st.container(key="pulse"):
-        _component()(
+        _script(
             key="pulse-script",
-            data={"page": page, "name": name, "shape": str(runs.shape())},
+            data={"page": page, "name": name, "shape": str(shape)},
             on_moved_change=lambda: None,
         )
-
-
-def _component() -> Any:
-    return st.components.v2.component("fluxgym_pulse", js=_JS)
 
 
 def route(title: Callable[[str, str], str], base: str = "") -> Route:
@@ -83,19 +96,25 @@ def route(title: Callable[[str, str], str], base: str = "") -> Route:
     `title` gives the title of a page and a run's name.
     """
 
+    limiter: list[anyio.CapacityLimiter] = []
+
+    def read(asked: QueryParams) -> dict[str, Any]:
+        said = beat(asked.getlist("piece")[:MOST_PIECES], asked.get("zone", ""))
+        if (page := asked.get("page", "")) in nav.TITLES:
+            said["title"] = title(page, asked.get("name", ""))
+        return said
+
     async def answer(request: Request) -> Response:
-        asked = request.query_params
+        if not limiter:  # of its own: pages that wait for a long reading keep no picture from anybody
+            limiter.append(anyio.CapacityLimiter(THREADS))
         try:
-            said = await anyio.to_thread.run_sync(beat, asked.getlist("piece")[:MOST_PIECES], asked.get("zone", ""))
-            if (page := asked.get("page", "")) in nav.TITLES:
-                said["title"] = title(page, asked.get("name", ""))
+            said = await anyio.to_thread.run_sync(read, request.query_params, limiter=limiter[0])
         except UserError as error:
             return Response(str(error), 503, media_type="text/plain")
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
         return Response(orjson.dumps(said), media_type="application/json", headers=headers)
 
-    prefix = f"/{base.strip('/')}" if base.strip("/") else ""
-    return Route(f"{prefix}/pulse", answer, methods=["GET"])
+    return Route(f"{prefix(base)}/pulse", answer, methods=["GET"])
 
 
 def beat(pieces: list[str], zone: str) -> dict[str, Any]:
@@ -109,7 +128,12 @@ def beat(pieces: list[str], zone: str) -> dict[str, Any]:
             kind, _, of = key.partition(":")
             run = runs.get(of)
             if kind in _drawers and run is not None:
-                found[key] = _drawers[kind](run)
+                try:
+                    found[key] = _drawers[kind](run)
+                except Exception:  # one odd log keeps no other run from being told
+                    if key not in _odd:
+                        log.exception("%s can't be drawn", key)
+                    _odd.add(key)
     return {
         "shape": str(runs.shape()),
         "pieces": found,

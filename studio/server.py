@@ -8,10 +8,11 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import threading
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import streamlit as st
@@ -90,13 +91,13 @@ def answer_at_once() -> None:
     asyncio sees to that for sockets that name their protocol; Streamlit's does not, and a first visit asks for sixty
     small files. What is set on a listening socket holds for each connection that it takes.
     """
-    for number in os.listdir("/dev/fd"):
-        try:
+    for number in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else []:
+        with suppress(OSError):  # closed meanwhile
+            if not stat.S_ISSOCK(os.fstat(int(number)).st_mode):
+                continue
             with socket.socket(fileno=os.dup(int(number))) as one:
                 if one.family != socket.AF_UNIX and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:  # no socket, or closed meanwhile
-            continue
 
 
 def give_memory_back() -> None:

@@ -46,8 +46,11 @@ class Served:
 
 
 @contextmanager
-def server(outputs: Path, **environment: str) -> Iterator[Served]:
-    """A real server over `outputs` on a free port of 127.0.0.1; it ends with the block, and so does a runner of its."""
+def server(outputs: Path, *, ends_runner: bool = False, **environment: str) -> Iterator[Served]:
+    """A real server over `outputs` on a free port of 127.0.0.1; it ends with the block.
+
+    With `ends_runner` so does the folder's runner, which the server starts: for folders that go with the block.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,7 +62,6 @@ def server(outputs: Path, **environment: str) -> Iterator[Served]:
         stdin=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
-    before = runner_alive(outputs)
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
@@ -78,7 +80,7 @@ def server(outputs: Path, **environment: str) -> Iterator[Served]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if before is None and (runner := runner_alive(outputs)) is not None:
+        if ends_runner and (runner := runner_alive(outputs)) is not None:
             with suppress(ProcessLookupError):
                 os.kill(runner.pid, signal.SIGTERM)
 

@@ -23,6 +23,7 @@ from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
+from .base import prefix
 from .gate import OWNER, VIEWER
 
 log = logging.getLogger("fluxgym")
@@ -33,9 +34,8 @@ class SignIn:
 
     def __init__(self, owners: list[str], viewers: list[str], base: str = "") -> None:
         self._owners, self._viewers = _lower(owners), _lower(viewers)
-        prefix = f"/{base.strip('/')}" if base.strip("/") else ""
-        self.paths = frozenset(f"{prefix}/{path}" for path in ("auth/login", "auth/logout", "oauth2callback"))
-        self._prefix = prefix
+        self._prefix = prefix(base)
+        self.paths = frozenset(f"{self._prefix}/{path}" for path in ("auth/login", "auth/logout", "oauth2callback"))
 
     def role(self, scope: dict[str, Any]) -> str | None:
         """The role of who logged in; None where nobody did, or nobody who is named."""

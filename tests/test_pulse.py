@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from fluxcore.log import read_events
 from studio import live, notice, pulse
 from studio.live import live_runs
 from studio.run import header  # noqa: F401  it draws a piece
@@ -65,6 +67,60 @@ def test_what_is_more_than_a_number_changes_the_shape(run, outputs, monkeypatch)
     assert beat()["shape"] == shapes[-1] and beat()["seconds"] > 1, "nothing lives any more"
 
 
+def test_what_a_page_says_of_a_run_is_in_its_shape(outputs):
+    run = FakeRun(outputs, "cat")
+    run.append("app", "run.requested", {"config": "", "resume_from": None, "reason": "start"})
+    shapes = set()
+    for source, type, data in (
+        ("runner", "run.queued", {"position": 2, "waiting_for": "a GPU"}),
+        ("runner", "run.queued", {"position": [], "waiting_for": {}}),  # nonsense in a log stops nothing
+        ("runner", "request.refused", {"request": f"{run_writer(outputs)}:1", "reason": "the disk is full"}),
+        ("app", "run.tagged", {"tags": ["best"]}),
+        ("app", "run.noted", {"note": "for Ann"}),
+        ("app", "run.titled", {"title": "My cat"}),
+    ):
+        run.append(source, type, data)
+        live_runs().expire()
+        shapes.add(live_runs().get("cat").shape)
+    assert len(shapes) == 6
+
+
+def run_writer(outputs: Path) -> str:
+    """Who asked for the run."""
+    return next(event.writer for event in read_events(outputs / "cat") if event.type == "run.requested")
+
+
+def test_a_piece_that_cannot_be_drawn_takes_no_other_along(run, outputs, monkeypatch):
+    def broken(_run):
+        raise ValueError("odd")
+
+    monkeypatch.setitem(pulse._drawers, "head", broken)
+    assert set(beat("head:cat", "banner:cat")["pieces"]) == {"banner:cat"}
+
+
+def test_the_page_of_a_run_that_changed_runs_anew(run, outputs, monkeypatch):
+    live_runs().expire()
+    shown = live_runs().get("cat")
+    ran: list[str] = []
+    monkeypatch.setattr(st, "session_state", {})
+    monkeypatch.setattr(st, "query_params", {"name": "cat"})
+    monkeypatch.setattr(st, "rerun", lambda: ran.append("rerun"))
+    monkeypatch.setattr(pulse, "_script", lambda **given: ran.append(given["data"]["name"]))
+    pulse.begin()
+    pulse.follow("run", 1)
+    pulse.drawn(shown)
+    pulse.follow("run", 1)
+    assert ran == ["cat", "cat"], "nothing has changed"
+    shown.trouble = "the log can't be read"
+    pulse.follow("run", 1)
+    shown.trouble = ""
+    pulse.follow("run", 1)
+    run.append("app", "stop.requested", {"reason": "user"})
+    live_runs().expire()
+    pulse.follow("run", 1)
+    assert ran == ["cat", "cat", "rerun", "cat", "cat", "rerun", "cat"]
+
+
 def test_a_persons_words_are_shown_and_not_run(outputs):
     run = FakeRun(outputs, "cat", concept_sentence="<img src=x onerror=alert(1)>", base_model="flux-mini")
     run.start(pid=1, create_time=1)
@@ -91,6 +147,8 @@ def test_the_route_answers_a_page(run, client):
     assert said["title"] == "10 % cat · FluxGym" and list(said["pieces"]) == ["banner:cat"]
     assert "title" not in client.get("/pulse?page=nonsense").json()
     assert client.post("/pulse").status_code == 405
+    below = TestClient(Starlette(routes=[pulse.route(notice.title, "/gym/")]))
+    assert below.get("/gym/pulse").status_code == 200 and below.get("/pulse").status_code == 404
 
 
 def test_a_folder_that_cannot_be_read_is_an_answer_too(client, outputs, monkeypatch):

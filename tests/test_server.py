@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import socket
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from studio.server import answer_at_once
 STATIC = Path(streamlit.__file__).parent / "static"
 SCRIPT = max((STATIC / "static" / "js").glob("index.*.js"), key=lambda path: path.stat().st_size)
 ADDRESS = f"/static/js/{SCRIPT.name}"
+
+
+def test_no_descriptor_is_left_behind():
+    before = sorted(os.listdir("/dev/fd"))
+    answer_at_once()
+    assert sorted(os.listdir("/dev/fd")) == before
 
 
 def test_connections_do_not_wait_for_acknowledgements():
@@ -75,5 +82,8 @@ def test_a_file_that_is_gone_is_streamlits_trouble(tmp_path, monkeypatch):
             middleware=[Middleware(Assets, base="/gym/")],
         )
     )
+    assert client.get("/gym/").status_code == 404
     script.unlink()
-    assert client.get("/gym/static/a.js").status_code == 404
+    assert client.get("/gym/static/a.js").status_code == 404, "no packed nothing"
+    script.write_text("2")
+    assert client.get("/gym/static/a.js").text == "2"

@@ -2,7 +2,7 @@
 
 The messages are Streamlit's own (`streamlit/proto/*.proto`); what a browser does with them, this does: it reruns
 fragments at the pace that the server asks for, names the messages that it has kept, and asks for what moves as
-`studio/pulse.js` does.
+`studio/pulse.js` does (but has nothing run anew where more has changed: what is measured with it only moves).
 """
 
 from __future__ import annotations

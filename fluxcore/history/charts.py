@@ -1,8 +1,8 @@
-"""Curves for charts, thinned inside the database so that no spike is lost: of each stretch its lowest and highest.
+"""Curves for charts, thinned so that no spike is lost: of each stretch its lowest and highest.
 
-A run's curve is kept as some thousand narrow stretches. After a refresh only the steps from the first new one on are
-looked at again, and a chart is thinned out of the stretches: a live run of a million steps is drawn as fast as a short
-one.
+The database makes some thousand narrow stretches of a run's steps, which are kept. After a refresh only the steps from
+the first new one on are looked at again, and a chart is thinned out of the stretches: a live run of a million steps is
+drawn as fast as a short one.
 """
 
 from __future__ import annotations

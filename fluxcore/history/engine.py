@@ -359,13 +359,13 @@ class History:
 
     def _store_steps(self) -> None:
         if self._waiting_steps:
-            insert_steps(self._connection, pa.concat_tables(self._waiting_steps))
+            insert_steps(self._connection, pa.concat_tables(self._waiting_steps).combine_chunks())
             self._waiting_steps.clear()
 
     def _store_rows(self) -> None:
         self._store_steps()
         if self._waiting_events:
-            insert_events(self._connection, pa.concat_tables(self._waiting_events))
+            insert_events(self._connection, pa.concat_tables(self._waiting_events).combine_chunks())
         self._clear_waiting()
 
     def _clear_waiting(self) -> None:

@@ -103,7 +103,7 @@ def envelope(run: str, type: str, source: str, writer: str, attempt: int | None,
 
 
 def encode(event: Event, within: dict[str, Any] | None = None) -> bytes:
-    """`event` as a line with its `\n`. Numbers that are not finite become the strings "nan", "inf", "-inf".
+    """`event` as a line with its `\\n`. Numbers that are not finite become the strings "nan", "inf", "-inf".
 
     `within`: its `envelope`, where that is at hand; it is filled in anew. Raises TooLarge where the line would be
     longer than 256 KiB, EventError where it is not JSON.

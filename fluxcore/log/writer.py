@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class EventLog:
-    """One writer's door to one run's log. Every append either is in the file when it returns, or raises OSError."""
+    """One writer's door to one run's log. Every append either is in the file when it returns, or raises OSError.
+
+    For one thread at a time.
+    """
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fluxcore.config.migrate import migrate
-from fluxcore.log import Event, number, parse_ts
+from fluxcore.log import Event, number, parse_ts, whole_number
 
 from .records import ENDED_STATES, Attempt, Checkpoint, Measured, Request
 
@@ -64,7 +64,8 @@ def _settle(state: RunState, request_id: Any) -> Request | None:
 
 
 def _queued(state: RunState, event: Event, data: dict[str, Any]) -> None:
-    state.queue_position, state.waiting_for = data.get("position"), str(data.get("waiting_for") or "")
+    state.queue_position = whole_number(data.get("position"))
+    state.waiting_for = str(data.get("waiting_for") or "")
 
 
 def _spawning(state: RunState, event: Event, data: dict[str, Any]) -> None:
