@@ -115,6 +115,7 @@ def child(preset: str, asked: argparse.Namespace) -> dict[str, Any]:
     optimizer = make_optimizer(config, parameters)
     training = Training(SimpleNamespace(), config, SimpleNamespace(attempt=None))  # type: ignore[arg-type]
     training.family = family
+    training.device = device
     pipeline = SimpleNamespace(transformer=transformer)
     side = asked.resolution // 2 ** (len(shape["vae"]["block_out_channels"]) - 1)
     pooled, sequence = transformer.config.pooled_projection_dim, (model.tokens, transformer.config.joint_attention_dim)

@@ -57,6 +57,7 @@ class Attempt(ABC):
     family: Family = field(init=False)
     prompts: list[SamplePrompt] = field(init=False)
     layout: Layout = field(init=False)
+    device: torch.device = field(init=False)
     pipeline: Any = field(init=False)
     compiling: Compiling = field(init=False)
     embeddings: dict[str, PromptEmbedding] = field(default_factory=dict)

@@ -60,6 +60,7 @@ class Training(Attempt):
         config, folder, ranks, report = self.config, self.folder, self.ranks, self.report
         accelerator = ranks.accelerator()
         device, dtype = accelerator.device, DTYPES[config.mixed_precision]
+        self.device = device
         self.model = find_model(config.base_model)
         self.family = family_of(self.model)
         self.prompts = _prompts(config, self.model)
@@ -224,7 +225,7 @@ class Training(Attempt):
     def losses(self, pipeline: Any, batch: Batch) -> torch.Tensor:
         """The loss of each sample (B,): on the straight line from picture to noise, predict its direction."""
         config, family, dtype = self.config, self.family, DTYPES[self.config.mixed_precision]
-        device = pipeline.transformer.device
+        device = self.device  # to ask the transformer takes longer than the rest of this: diffusers looks at each layer
         rows, columns = family.grid(batch.clean)
         sigma = draw_sigmas(
             batch.normal,
