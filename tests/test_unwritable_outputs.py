@@ -61,7 +61,8 @@ def visit(host: str, said: list[str], monkeypatch) -> int:
 
 
 def test_on_loopback_the_app_comes_up_without_a_token_file(blocked, monkeypatch):
-    monkeypatch.setattr("streamlit.get_option", lambda name: "127.0.0.1" if name == "server.address" else 7860)
+    options = {"server.address": "127.0.0.1", "server.port": 7860, "server.baseUrlPath": ""}
+    monkeypatch.setattr("streamlit.get_option", options.get)
     said: list[str] = []
     assert visit("localhost", said, monkeypatch) == 200
     assert visit("evil.example", said, monkeypatch) == 401, "the gate stays shut"
@@ -69,7 +70,8 @@ def test_on_loopback_the_app_comes_up_without_a_token_file(blocked, monkeypatch)
 
 
 def test_outside_it_comes_up_with_a_token_of_its_own(blocked, monkeypatch):
-    monkeypatch.setattr("streamlit.get_option", lambda name: "0.0.0.0" if name == "server.address" else 7860)
+    options = {"server.address": "0.0.0.0", "server.port": 7860, "server.baseUrlPath": ""}
+    monkeypatch.setattr("streamlit.get_option", options.get)
     said: list[str] = []
     assert visit("localhost", said, monkeypatch) == 401
     assert len(said[0].partition("?token=")[2]) >= 24

@@ -79,6 +79,7 @@ class TrainingData:
         everything = (*layout.examples, *layout.held_out)
         self._forms = [caption_forms(one, config.seed, forms) for one in layout.examples]
         hashes = {path: file_hash(path) for path in dict.fromkeys(one.picture.path for one in everything)}
+        self._chosen: tuple[int, list[list[int]]] = 0, []
         self._texts: dict[str, str] = {}
         self._pictures: dict[str, tuple[Path, tuple[int, int], bool]] = {}
 
@@ -173,9 +174,11 @@ class TrainingData:
 
     def _items(self, step: int) -> list[list[int]]:
         """The examples of a step, by batch."""
-        layout, config = self._layout, self._config
-        every = randomness.step_items(config.seed, step, layout.groups, layout.batch_sizes, config.batches_per_step)
-        return [[layout.items[item] for item in items] for items in every]
+        if self._chosen[0] != step:  # asked for twice a step
+            layout, config = self._layout, self._config
+            every = randomness.step_items(config.seed, step, layout.groups, layout.batch_sizes, config.batches_per_step)
+            self._chosen = step, [[layout.items[item] for item in items] for items in every]
+        return self._chosen[1]
 
     def _batch(self, step: int, chosen: list[int], first: int) -> Batch:
         seed = self._config.seed

@@ -213,9 +213,9 @@ class Training(Attempt):
         """
         loss = 0.0
         for batch in [half for whole in batches for half in (whole.halves() if self.smaller else [whole])]:
-            # Dropout inside the network draws from the global generator.
-            key = (step, batch.first) if batch.first else (step,)
-            torch.manual_seed(randomness.seed_for(self.config.seed, "dropout", *key))
+            if self.config.network_dropout:  # it draws from the global generator
+                key = (step, batch.first) if batch.first else (step,)
+                torch.manual_seed(randomness.seed_for(self.config.seed, "dropout", *key))
             losses = self.losses(pipeline, batch)
             mean = (losses * batch.weights.to(losses.device)).sum() / samples
             accelerator.backward(mean * self.ranks.count)
