@@ -1,9 +1,10 @@
 // Keeps the page's moving pieces up to date without a run of its script: see pulse.py.
-// One for each window. Streamlit calls this whenever `data` is another, and may call one that is out of date, with its
-// end at once, after the one that holds: only the last to come may end it.
+// One for each window. Streamlit calls this whenever `data` is another, and each call's end at some time, in whatever
+// order while the script is still being fetched: it beats as long as one has not ended.
 export default function ({ data, setTriggerValue }) {
-  const pulse = (window.fluxgymPulse ??= { told: null, timer: 0, beats: false })
-  const mine = (pulse.owner = {})
+  const pulse = (window.fluxgymPulse ??= { told: null, timer: 0, beats: false, alive: new Set() })
+  const mine = {}
+  pulse.alive.add(mine)
   pulse.data = data
   pulse.tell = setTriggerValue
 
@@ -44,7 +45,8 @@ export default function ({ data, setTriggerValue }) {
     pulse.timer = setTimeout(beat, 300)
   }
   return () => {
-    if (pulse.owner !== mine) return
+    pulse.alive.delete(mine)
+    if (pulse.alive.size) return
     pulse.beats = false
     clearTimeout(pulse.timer)
     document.removeEventListener("visibilitychange", pulse.seen)

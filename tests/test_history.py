@@ -215,3 +215,18 @@ def test_a_diverged_loss_is_never_the_best(tmp_path):
         step(log, number, loss=loss)
     with connect(tmp_path) as history:
         assert history.query("SELECT best_loss, loss FROM runs") == [{"best_loss": 0.5, "loss": 0.7}]
+
+
+def test_steps_that_could_not_be_stored_are_stored_later_and_once(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    with EventLog(tmp_path / "a", "trainer", attempt=1) as log, connect(tmp_path) as history:
+        for step in (1, 2, 3):
+            log.append("train.step", {"step": step, "loss": 0.5})
+        history.refresh()
+        with monkeypatch.context() as broken:
+            broken.setattr("fluxcore.history.engine.insert_steps", lambda *_: (_ for _ in ()).throw(MemoryError()))
+            with pytest.raises(MemoryError):
+                history.query("SELECT 1")
+        for _ in range(2):
+            assert history.query("SELECT step FROM steps ORDER BY step") == [{"step": step} for step in (1, 2, 3)]
+            assert history.query("SELECT count(*) AS c FROM events") == [{"c": 3}]
