@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fluxcore.config import RunConfig
 
-# Before torch loads its threads: by default those that wait for others spin. On a processor that something else uses as
-# well (the app, another run) they take each other's time, and a training on the CPU takes several times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before diffusers looks for it: models/loading.py says why, and `optimizers.py` alone would import diffusers first.
 sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 

@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, on_term)
     from .launch import PEER_LOST, follow_launcher, is_rank, launch
     from .order import parse_arguments, wanted_processes
+    from .threads import choose_waiting
 
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments("fluxcore.training", argv)
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         follow_launcher()
     elif (processes := wanted_processes(arguments)) > 1:
         return launch([sys.executable, "-m", "fluxcore.training", *argv], processes)
+    else:
+        choose_waiting()
     import fluxcore.models.loading  # noqa: F401  torch comes only now, after the signal is caught
     from fluxcore.runs.exits import FAILED
 

@@ -69,6 +69,7 @@ def _environment(rank: int, processes: int, place: Path) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     return {
         "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # the ranks wait for each other as well
         "GLOO_SOCKET_IFNAME": "lo",  # one machine: not by its name, which may resolve to nothing
         **os.environ,
         "RANK": str(rank),
