@@ -224,7 +224,7 @@ def test_steps_that_could_not_be_stored_are_stored_later_and_once(tmp_path, monk
             log.append("train.step", {"step": step, "loss": 0.5})
         history.refresh()
         with monkeypatch.context() as broken:
-            broken.setattr("fluxcore.history.engine.insert_steps", lambda *_: (_ for _ in ()).throw(MemoryError()))
+            broken.setattr("fluxcore.history.waiting.insert_steps", lambda *_: (_ for _ in ()).throw(MemoryError()))
             with pytest.raises(MemoryError):
                 history.query("SELECT 1")
         for _ in range(2):

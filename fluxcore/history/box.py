@@ -113,7 +113,7 @@ def _kept_copy(outputs: Path, history: History | None) -> tuple[Path, list[str]]
     """The copy in `.history/`, made anew where it is out of date; None where none can be kept there."""
     import duckdb
 
-    from .engine import current_signature
+    from .logs import current_signature
 
     folder = outputs / ".history"
     aside = folder / f".{secrets.token_hex(6)}.tmp"

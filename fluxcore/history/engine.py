@@ -6,9 +6,7 @@ import os
 import secrets
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,21 @@ from fluxcore.log import Event, whole_number
 from fluxcore.runs import ENDED_STATES, RunError, RunState, entry_names, load_run, unreadable
 
 from . import bulk, compaction
+from .batch import Piece
 from .charts import Curves
-from .logs import Files, RunLogs
-from .rows import event_rows, insert_events, insert_runs, insert_steps, step_rows
+from .loaders import Loaders
+from .logs import Files, RunLogs, log_signature
+from .rows import insert_runs
 from .run_row import run_row
 from .views import TABLES, VIEWS, sources
+from .waiting import WaitingRows
 
 BULK_BYTES = 1024 * 1024
 """From so much new on it is read natively; less is decoded line by line, which starts sooner."""
-_LOADERS = 2
 _TABLES = ("store.event_rows", "store.step_rows", "store.run_rows")
 _MEMORY = "200MB"
 _ROW_GROUP = 20_480
 """Rows of a Parquet file that are compressed, and skipped, together."""
-_MOST_WAITING = 4_000
 
 
 class History:
@@ -56,17 +55,15 @@ class History:
         self._logs: dict[str, RunLogs] = {}
         self._index: compaction.Index | None = None
         self._index_stat: tuple[int, int] | None = None
-        self._loaders: list[bulk.Loader] = []
         self._uncompressed = 0
-        self._waiting_steps: list[pa.Table] = []
-        self._waiting_events: list[pa.Table] = []
-        self._waiting_runs: set[str] = set()
-        """Rows go into the store when somebody asks for them: a statement costs as much as a thousand rows."""
-        self._count_waiting = 0
         self._lock = threading.RLock()
         self._connection = connect()
         self._connection.execute(TABLES + sources() + VIEWS)
         self._connection.execute("CREATE TABLE store.compacted (run VARCHAR)")
+        self._loaders = Loaders(self._connection)
+        self._waiting = WaitingRows(self._connection)
+        self._waiting_runs: set[str] = set()
+        """The runs whose row in the store is not the one in `rows`."""
 
     def refresh(self) -> bool:
         """Take in what came since the last call; runs that are gone leave. True where anything changed."""
@@ -81,11 +78,10 @@ class History:
                 self.versions.clear()
                 self.compacted.clear()
                 self.curves.clear()
-                self._clear_waiting()
+                self._waiting.clear()
                 self._waiting_runs.clear()
                 self._index_stat = None
-                for loader in self._loaders:
-                    loader.batch.clear()
+                self._loaders.clear()
                 self._connection.execute("".join(f"DELETE FROM {table};" for table in _TABLES))
                 raise
 
@@ -167,8 +163,7 @@ class History:
     def close(self) -> None:
         """Give the memory back."""
         with self._lock:
-            for loader in self._loaders:
-                loader.close()
+            self._loaders.close()
             self._connection.close()
 
     def __enter__(self) -> History:
@@ -194,7 +189,7 @@ class History:
                 self._index_stat = None
                 self.refresh()
             if steps_only:
-                self._store_steps()
+                self._waiting.store_steps()
             else:
                 self._store_waiting()
             yield self._connection
@@ -301,80 +296,29 @@ class History:
         touched.add(name)
 
     def _read_bulk(self, names: list[str], touched: set[str]) -> None:
-        """Fill one batch while others load; what they bring is folded in the order of the lines."""
-        with ThreadPoolExecutor(_LOADERS, "history") as pool:
-            loading = deque[tuple[bulk.Loader, Future[list[bulk.Folded]]]]()
-            loader = self._free_loader(loading)
-            for name in names:
-                whole, reader = False, self._logs[name].only_file(self._logs[name].files)
-                while not whole and reader:
-                    try:
-                        whole = loader.batch.fill(name, reader)
-                        touched.add(name)
-                    except OSError as error:
-                        loader.batch.drop_last()
-                        while loading:
-                            self._finish(*loading.popleft())
-                        self._leave_out(name, error, touched)
-                        break
-                    if loader.batch.is_full:
-                        loading.append((loader, pool.submit(loader.load)))
-                        loader = self._free_loader(loading)
-            loading.append((loader, pool.submit(loader.load)))
-            while loading:
-                self._finish(*loading.popleft())
+        readers = {name: reader for name in names if (reader := self._logs[name].only_file(self._logs[name].files))}
 
-    def _free_loader(self, loading: deque[tuple[bulk.Loader, Future[list[bulk.Folded]]]]) -> bulk.Loader:
-        if len(loading) == _LOADERS:
-            self._finish(*loading.popleft())
-        busy = {id(loader) for loader, _ in loading}
-        for loader in self._loaders:
-            if id(loader) not in busy:
-                return loader
-        connection = self._connection.cursor()
-        connection.execute("SET TimeZone = 'UTC'; USE history")
-        self._loaders.append(bulk.Loader(connection))
-        return self._loaders[-1]
-
-    def _finish(self, loader: bulk.Loader, loaded: Future[list[bulk.Folded]]) -> None:
-        self._uncompressed += loader.batch.size
-        for piece, folded in zip(loader.batch.pieces, loaded.result(), strict=True):
+        def take(piece: Piece, folded: bulk.Folded) -> None:
+            touched.add(piece.run)
             folded.apply(self._states.setdefault(piece.run, RunState(piece.run)))
             if folded.odd:
                 self._insert(piece.run, folded.odd)
             if folded.steps is not None and len(folded.steps.step):
                 self.curves.grew(piece.run, int(folded.steps.step.min()))
-        loader.batch.clear()
+
+        self._uncompressed += self._loaders.read(
+            readers, take, lambda name, error: self._leave_out(name, error, touched)
+        )
 
     def _insert(self, run: str, events: list[Event]) -> None:
-        if steps := [event for event in events if event.type == "train.step"]:
-            self._waiting_steps.append(step_rows(run, steps))
-            known = [step for event in steps if (step := whole_number(event.data.get("step"))) is not None]
-            if known:
-                self.curves.grew(run, min(known))
-        self._waiting_events.append(event_rows(run, events))
-        self._count_waiting += len(events)
-        if self._count_waiting > _MOST_WAITING:
-            self._store_rows()
-
-    def _store_steps(self) -> None:
-        if self._waiting_steps:
-            insert_steps(self._connection, pa.concat_tables(self._waiting_steps).combine_chunks())
-            self._waiting_steps.clear()
-
-    def _store_rows(self) -> None:
-        self._store_steps()
-        if self._waiting_events:
-            insert_events(self._connection, pa.concat_tables(self._waiting_events).combine_chunks())
-        self._clear_waiting()
-
-    def _clear_waiting(self) -> None:
-        self._waiting_steps.clear()
-        self._waiting_events.clear()
-        self._count_waiting = 0
+        steps = [event for event in events if event.type == "train.step"]
+        self._waiting.add(run, events, steps)
+        known = [step for event in steps if (step := whole_number(event.data.get("step"))) is not None]
+        if known:
+            self.curves.grew(run, min(known))
 
     def _store_waiting(self) -> None:
-        self._store_rows()
+        self._waiting.store()
         if names := sorted(self._waiting_runs):
             self._connection.execute("DELETE FROM store.run_rows WHERE list_contains(?, run)", [names])
             insert_runs(self._connection, [self.rows[name] for name in names])
@@ -395,7 +339,7 @@ class History:
             self._waiting_runs.discard(name)
             self.compacted.discard(name)
         if names:
-            self._store_rows()
+            self._waiting.store()
             self.curves.forget(names)
             for table in _TABLES:
                 self._connection.execute(f"DELETE FROM {table} WHERE list_contains(?, run)", [sorted(names)])
@@ -416,24 +360,6 @@ def connect() -> duckdb.DuckDBPyConnection:
     connection.execute(f"SET block_allocator_memory = '{_MEMORY}'; SET checkpoint_threshold = '1GB'")
     connection.execute("SET TimeZone = 'UTC'; ATTACH ':memory:' AS history (COMPRESS); USE history")
     return connection
-
-
-def log_signature(logs: dict[str, Files]) -> list[tuple[str, str, int, int, int]]:
-    """Flat and sorted, so that equal logs give equal signatures."""
-    return sorted((run, file, *stat) for run, files in logs.items() for file, stat in files.items())
-
-
-def current_signature(outputs: Path) -> list[tuple[str, str, int, int, int]]:
-    """The signature of an outputs folder's logs as they lie there now, without reading them."""
-    found = {}
-    for name in entry_names(outputs):
-        try:
-            files = RunLogs.of(outputs / name).signature()
-        except OSError:
-            files = {"": (0, 0, 0)}  # like no copy's: as long as a run is left out, every question looks again
-        if files:
-            found[name] = files
-    return log_signature(found)
 
 
 def _quoted(path: Path) -> str:

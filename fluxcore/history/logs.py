@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fluxcore.log import Event, FolderReader, LogReader
+from fluxcore.runs import entry_names
 
 HEAD_BYTES = 200
 SETTLED_SECONDS = 2.0
@@ -93,3 +94,21 @@ class RunLogs:
                 return file.read(length or HEAD_BYTES)
         except OSError:
             return b""
+
+
+def log_signature(logs: dict[str, Files]) -> list[tuple[str, str, int, int, int]]:
+    """Flat and sorted, so that equal logs give equal signatures."""
+    return sorted((run, file, *stat) for run, files in logs.items() for file, stat in files.items())
+
+
+def current_signature(outputs: Path) -> list[tuple[str, str, int, int, int]]:
+    """The signature of an outputs folder's logs as they lie there now, without reading them."""
+    found = {}
+    for name in entry_names(outputs):
+        try:
+            files = RunLogs.of(outputs / name).signature()
+        except OSError:
+            files = {"": (0, 0, 0)}  # like no copy's: as long as a run is left out, every question looks again
+        if files:
+            found[name] = files
+    return log_signature(found)
