@@ -37,23 +37,25 @@ def smooth(steps: np.ndarray, values: np.ndarray, weight: float) -> np.ndarray:
 
 def _time_spec(field: str, title: str, by: str | None, top: float | None = None) -> dict[str, Any]:
     scale: dict[str, Any] = {"zero": True} | ({"domainMax": top, "domainMin": 0} if top else {})
+    y = {"type": "quantitative", "title": None, "scale": scale, "axis": {"tickCount": 4, "minExtent": 30}}
+    gaps = "break-paths-filter-domains"
+    band = {"type": "area", "opacity": 0.22, "color": LINE, "invalid": gaps}
+    line = {"type": "line", "strokeWidth": 1.8, "color": LINE, "invalid": gaps}
     spec: dict[str, Any] = {
         "height": 130,
-        "mark": {"type": "line", "strokeWidth": 1.8, "color": LINE, "invalid": "break-paths-filter-domains"},
         "encoding": {
             "x": {"field": "ts", "type": "temporal", "title": None, "axis": {"grid": False, "labelOverlap": True}},
-            "y": {
-                "field": field,
-                "type": "quantitative",
-                "title": None,
-                "scale": scale,
-                "axis": {"tickCount": 4, "minExtent": 30},
-            },
             "tooltip": [
                 {"field": "ts", "type": "temporal", "title": "time", "format": "%H:%M:%S"},
                 {"field": field, "type": "quantitative", "title": title, "format": ".1f"},
+                {"field": f"{field}_low", "type": "quantitative", "title": "lowest", "format": ".1f"},
+                {"field": f"{field}_high", "type": "quantitative", "title": "highest", "format": ".1f"},
             ],
         },
+        "layer": [
+            {"mark": band, "encoding": {"y": {"field": f"{field}_low", **y}, "y2": {"field": f"{field}_high"}}},
+            {"mark": line, "encoding": {"y": {"field": field, **y}}},
+        ],
     }
     if by:
         spec["encoding"]["color"] = {
@@ -87,7 +89,7 @@ def machine(rows: pa.Table, column: str, key: str) -> None:
         st.markdown(f"**{next(value for value in rows[column].to_pylist() if value is not None):.1f}** so far")
     elif known:
         zoned = rows.set_column(0, "ts", rows["ts"].cast(pa.timestamp("us", "UTC")))
-        kept = [name for name in ("ts", "gpu", column) if name in zoned.column_names]
+        kept = [name for name in ("ts", "gpu", column, f"{column}_low", f"{column}_high") if name in rows.column_names]
         st.vega_lite_chart(
             zoned.select(kept), _MACHINE_SPECS[column], key=key, width="stretch", alt=f"{title}, {known} points"
         )

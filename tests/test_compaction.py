@@ -115,6 +115,11 @@ def test_old_generations_go_after_an_hour(tmp_path):
     assert not old.exists() and read_index(tmp_path).folder.is_dir()
 
 
+def overwrite(path):
+    """As many bytes as before, none of them what they were: what a file system may show after a power cut."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -124,6 +129,10 @@ def test_old_generations_go_after_an_hour(tmp_path):
         lambda path: shutil.rmtree(read_index(path.parent.parent).folder),
         lambda path: path.write_bytes(path.read_bytes().replace(b'"made_by":"', b'"made_by":"x')),
         lambda path: path.write_bytes(path.read_bytes().replace(b"compacted-", b"../../compacted-")),
+        lambda path: (read_index(path.parent.parent).folder / "events.parquet").unlink(),
+        lambda path: (read_index(path.parent.parent).folder / "steps.parquet").write_bytes(b""),
+        lambda path: os.truncate(read_index(path.parent.parent).folder / "events.parquet", 100),
+        lambda path: overwrite(read_index(path.parent.parent).folder / "steps.parquet"),
     ],
 )
 def test_it_can_always_be_rebuilt_from_the_logs(tmp_path, harm):
@@ -171,3 +180,16 @@ def test_the_verb(tmp_path, capsys):
     make_run(tmp_path, "a")
     assert "1 finished run" in call(capsys, "compact", "--outputs", tmp_path).out
     assert "nothing new" in call(capsys, "compact", "--outputs", tmp_path).out
+
+
+def test_numbers_that_are_no_json_stay_what_they_were(tmp_path):
+    make_run(tmp_path, "nan", end=None)
+    with EventLog(tmp_path / "nan", "trainer") as log:
+        log.append("train.step", {"step": 6, "total_steps": 1e30, "loss": float("nan")}, attempt=1)
+        log.append("run.failed", {"reason": "nan_loss"}, attempt=1)
+    before = everything(tmp_path)
+    assert "'loss': nan" in before["runs"][0]
+    assert compact(tmp_path) == (1, 1)
+    with connect(tmp_path) as history:
+        assert history.compacted == {"nan"}
+    assert everything(tmp_path) == before

@@ -2,12 +2,14 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 
 from fluxcore.history import connect, run_row
+from fluxcore.history.machine import gpu_curves, host_curves
 from fluxcore.log import EventLog, read_events
-from fluxcore.runs import fold
+from fluxcore.runs import fold, load_run
 
 COLUMNS = {
     "events": "run ts type source writer n attempt data",
@@ -230,3 +232,40 @@ def test_steps_that_could_not_be_stored_are_stored_later_and_once(tmp_path, monk
         for _ in range(2):
             assert history.query("SELECT step FROM steps ORDER BY step") == [{"step": step} for step in (1, 2, 3)]
             assert history.query("SELECT count(*) AS c FROM events") == [{"c": 3}]
+
+
+def test_an_older_event_in_a_file_of_its_own_counts_in_its_place(tmp_path: Path) -> None:
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    with EventLog(folder, "cli") as log:
+        config = log.append("config.saved", {"config": {"lora_name": "cat"}}, ts="2026-11-29T10:00:00.000000Z")
+        log.append("run.requested", {"config": config.id}, ts="2026-11-29T10:00:01.000000Z")
+        log.append("run.titled", {"title": "new"}, ts="2026-11-29T10:00:09.000000Z")
+    with connect(tmp_path) as history:
+        assert history.state("cat").title == "new"
+        other = EventLog(folder, "app")
+        other._go_alone()  # as where there are no locks: its file came late through a synchronised folder
+        other.append("run.titled", {"title": "old"}, ts="2026-11-29T10:00:05.000000Z")
+        assert history.refresh()
+        cold = load_run(tmp_path, "cat")[1]
+        assert history.state("cat").title == cold.title == "new"
+        assert history.query("SELECT count(*) AS c FROM events") == [{"c": 4}]
+        assert history.query("SELECT title FROM runs") == [{"title": "new"}]
+
+
+def test_machine_curves_keep_spikes(tmp_path: Path) -> None:
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    with EventLog(folder, "runner") as log:
+        for second in range(600):
+            ts = f"2026-11-29T10:{second // 60:02d}:{second % 60:02d}.000000Z"
+            used = 79.5 if second == 333 else 20.0
+            log.append("gpu.sampled", {"index": 0, "memory_used_gib": used, "power_watts": None}, attempt=1, ts=ts)
+            log.append("host.sampled", {"cpu_percent": 3.0 if second == 77 else 90.0}, attempt=1, ts=ts)
+    with connect(tmp_path) as history:
+        gpu, host = gpu_curves(history, "cat", points=30), host_curves(history, "cat", points=30)
+    assert len(gpu) <= 32 and set(gpu["gpu"].to_pylist()) == {"0"}
+    assert max(gpu["memory_used_gib_high"].to_pylist()) == 79.5 and max(gpu["memory_used_gib"].to_pylist()) < 30
+    assert min(gpu["memory_used_gib_low"].to_pylist()) == 20.0
+    assert min(host["cpu_percent_low"].to_pylist()) == 3.0
+    assert set(gpu["power_watts_high"].to_pylist()) == {None}

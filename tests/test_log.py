@@ -10,12 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies
 import pytest
 
-from fluxcore.log import EventError, EventLog, FolderReader, LogReader, PatientLog, read_events
+from fluxcore.log import Event, EventError, EventLog, FolderReader, LogReader, PatientLog, read_events
 from fluxcore.log.event import MAX_LINE_BYTES, decode, encode
 
 WRITER = """
@@ -233,6 +236,56 @@ def test_a_waiting_event_keeps_the_time_at_which_it_happened(tmp_path: Path) -> 
     folder.mkdir()
     assert patient.drain(5)
     assert [event.ts[17:19] for event in read_events(folder)] == ["00", "01"]
+
+
+def test_what_waits_too_long_gives_up_steps_first_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "run"
+    patient = PatientLog(EventLog(folder, "trainer"), capacity=3, clock=lambda: 0.0)
+    patient.append("checkpoint.saved", {"path": "cat-state"})
+    for step in range(1, 5):
+        patient.append("train.step", {"step": step})
+    assert patient.dropped == 2 and [record.message for record in caplog.records if "given up" in record.message]
+    folder.mkdir()
+    assert patient.drain(5)
+    assert [(event.type, event.data.get("step")) for event in read_events(folder)] == [
+        ("checkpoint.saved", None),
+        ("train.step", 3),
+        ("train.step", 4),
+    ]
+
+
+def test_a_new_logs_name_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr("fluxcore.log.writer.sync_folder", synced.append)
+    with EventLog(tmp_path, "cli") as log:
+        log.append("run.noted", {"note": "a"})
+        log.append("run.noted", {"note": "b"})
+    assert synced == [tmp_path]
+
+
+@hypothesis.given(
+    hypothesis.strategies.lists(hypothesis.strategies.integers(0, 60), max_size=30),
+    hypothesis.strategies.lists(hypothesis.strategies.sampled_from([b"good", b"torn", b"", b"\0\0"]), max_size=20),
+)
+def test_a_reader_gives_each_whole_line_once_however_it_grows(cuts: list[int], kinds: list[bytes]) -> None:
+    lines = [
+        encode(Event("2026-11-29T10:00:00.000000Z", "cat", "run.noted", "cli", "cli-1-aa", n, {"note": "x" * n}))
+        if kind == b"good"
+        else kind + b"\n"
+        for n, kind in enumerate(kinds, 1)
+    ]
+    whole, found = b"".join(lines), list[int]()
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "events.jsonl"
+        reader, at = LogReader(path), 0
+        with open(path, "ab") as file:
+            for cut in [*cuts, len(whole)]:  # as a slow disk shows it: some bytes at a time
+                file.write(whole[at : at + cut])
+                file.flush()
+                at += cut
+                found += [event.n for event in reader.read_new()]
+    assert found == [n for n, kind in enumerate(kinds, 1) if kind == b"good"]
+    assert reader.bad_lines == kinds.count(b"torn") and not reader.behind
 
 
 def test_a_patient_log_never_raises_and_keeps_the_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

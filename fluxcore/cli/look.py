@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fluxcore.history.run_row import run_row
-from fluxcore.log import EventError, FolderReader, number, read_events, utc_now
+from fluxcore.log import EventError, FolderReader, number, read_events, utc_now, whole
 from fluxcore.log.catalog import TYPES
 from fluxcore.log.event import decode, encode
 from fluxcore.runs import (
@@ -138,8 +138,11 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict
         shown["what happened"] = said
     if said and state.must_be_killed:
         shown["then"] = "Its processes are being ended."
-    elif state.evidence and said:
-        shown["evidence"] = evidence_words(state.evidence)
+    elif said:
+        if seen := state.evidence or whole(folder.path, state.side_file).get("evidence"):
+            shown["evidence"] = evidence_words(seen)
+        if state.side_file:
+            shown["all of it"] = folder.path / state.side_file
     if dumps := folder.stack_dumps():
         attempt, path = dumps[0]
         shown["stacks"] = f"{path} (of attempt {attempt})"
@@ -241,7 +244,7 @@ def events(
     def show(batch: list[Any]) -> None:
         for event in batch:
             if not wanted or event.type in wanted:
-                sys.stdout.buffer.write(encode(event))
+                sys.stdout.buffer.write(encode(event, longest=None))
         sys.stdout.buffer.flush()
 
     if follow:

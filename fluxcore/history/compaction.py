@@ -26,10 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from fluxcore.atomic import write_atomic
+from fluxcore.atomic import sync_tree, write_atomic
 from fluxcore.errors import UserError
+from fluxcore.log import number
+from fluxcore.log.event import keep_non_finite
 
 from .logs import Files
+from .rows import fitting
 from .views import RUN_COLUMNS
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 KEEP_OLD_SECONDS = 3600.0
 _TIMES = [name for name, kind in RUN_COLUMNS.items() if kind == "TIMESTAMP"]
+_NUMBERS = [name for name, kind in RUN_COLUMNS.items() if kind == "DOUBLE"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def read_index(outputs: Path) -> Index | None:
     try:
         content = orjson.loads(index_path(outputs).read_bytes())
         folder = index_path(outputs).parent / Path(content["folder"]).name
-        if content["made_by"] != _fingerprint() or not folder.is_dir():
+        if content["made_by"] != _fingerprint() or _sizes(folder) != content["bytes"]:
             return None
         return Index(folder, {name: _run(entry) for name, entry in content["runs"].items()})
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
@@ -80,7 +84,20 @@ def _run(entry: dict[str, Any]) -> CompactedRun:
     row = dict(entry["row"])
     for name in _TIMES:
         row[name] = datetime.fromisoformat(row[name]) if row[name] else None
+    for name in _NUMBERS:
+        row[name] = number(row[name])  # one that is not finite is a word in JSON
     return CompactedRun({name: (int(size), int(mtime)) for name, (size, mtime) in entry["files"].items()}, row)
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the index keeps it: what JSON has no number for is a word, what no column has room for is left out."""
+    words = keep_non_finite({name: row[name] for name in _NUMBERS})
+    return row | words | {name: fitting(row[name], kind) for name, kind in RUN_COLUMNS.items() if kind == "BIGINT"}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The bytes of a generation's files: one that a power cut or a copy has left torn is not what the index tells."""
+    return {path.name: path.stat().st_size for path in sorted(folder.glob("*.parquet"))}
 
 
 def compact(outputs: Path) -> tuple[int, int]:
@@ -116,11 +133,12 @@ def _write(history: History, folder: Path, names: list[str]) -> None:
         runs = {
             name: {
                 "files": {file: stat[1:] for file, stat in history.files(name).items()},
-                "row": history.rows[name],
+                "row": _kept(history.rows[name]),
             }
             for name in names
         }
-        index = {"made_by": _fingerprint(), "folder": aside.name, "runs": runs}
+        sync_tree(aside)
+        index = {"made_by": _fingerprint(), "folder": aside.name, "bytes": _sizes(aside), "runs": runs}
         write_atomic(index_path(folder.parent), orjson.dumps(index, default=str))
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)

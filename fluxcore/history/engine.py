@@ -27,6 +27,8 @@ from .run_row import run_row
 from .views import TABLES, VIEWS, sources
 from .waiting import WaitingRows
 
+COMMUTING = frozenset({"train.step", "gpu.sampled", "host.sampled"})
+"""Types that a log is full of: each says when it was, and the fold gives the same in any order but for the newest."""
 BULK_BYTES = 1024 * 1024
 """From so much new on it is read natively; less is decoded line by line, which starts sooner."""
 _TABLES = ("store.event_rows", "store.step_rows", "store.run_rows")
@@ -242,7 +244,11 @@ class History:
             return False
         self._index_stat = found
         self._index = compaction.read_index(self.outputs)
-        self._connection.execute(sources(self._index.folder if self._index else None))
+        try:
+            self._connection.execute(sources(self._index.folder if self._index else None))
+        except duckdb.Error:  # damaged: the logs have all of it
+            self._index = None
+            self._connection.execute(sources())
         return True
 
     def _list_compacted(self, names: list[str], refill: bool) -> None:
@@ -289,6 +295,15 @@ class History:
             self._leave_out(name, error, touched)
             return
         state = self._states.setdefault(name, RunState(name))
+        logs = self._logs[name]
+        if len(logs.files) > 1 and any(_comes_late(event, state) for event in events):
+            # Written in a file of its own among what is folded already: in their order the events say something else.
+            files = logs.files
+            self._forget({name})
+            self._logs[name] = RunLogs.of(self.outputs / name)
+            self._logs[name].remember(files)
+            self._read_plain(name, touched)
+            return
         for event in events:
             state.apply(event)
         if events:
@@ -350,6 +365,11 @@ class History:
         for name in rows:
             self._changes += 1
             self.versions[name] = self._changes
+
+
+def _comes_late(event: Event, state: RunState) -> bool:
+    """Whether an event is older than what was folded before it, and is none of those whose order tells nothing."""
+    return state.updated is not None and event.ts < state.updated and event.type not in COMMUTING
 
 
 def connect() -> duckdb.DuckDBPyConnection:

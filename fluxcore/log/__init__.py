@@ -2,7 +2,7 @@
 
 from .event import Event, EventError, format_ts, new_writer_id, number, parse_ts, utc_now, whole_number
 from .reader import FolderReader, LogReader, read_events
-from .side import whole_data
+from .side import whole
 from .writer import EventLog, PatientLog
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "parse_ts",
     "read_events",
     "utc_now",
-    "whole_data",
+    "whole",
     "whole_number",
 ]

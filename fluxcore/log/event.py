@@ -102,11 +102,12 @@ def envelope(run: str, type: str, source: str, writer: str, attempt: int | None,
     return line
 
 
-def encode(event: Event, within: dict[str, Any] | None = None) -> bytes:
+def encode(event: Event, within: dict[str, Any] | None = None, longest: int | None = MAX_LINE_BYTES) -> bytes:
     """`event` as a line with its `\\n`. Numbers that are not finite become the strings "nan", "inf", "-inf".
 
     `within`: its `envelope`, where that is at hand; it is filled in anew. Raises TooLarge where the line would be
-    longer than 256 KiB, EventError where it is not JSON.
+    longer than `longest` bytes (None: never; a log may hold what another program wrote), EventError where it is not
+    JSON.
     """
     ts, run, type, source, writer, n, data, attempt, v = event
     if within is None:
@@ -120,8 +121,8 @@ def encode(event: Event, within: dict[str, Any] | None = None) -> bytes:
             line = orjson.dumps(within, None, orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
         raise EventError(f"a {type} event of the run {run!r} is not JSON: {error}") from None
-    if len(line) > MAX_LINE_BYTES:
-        raise TooLarge(f"a {type} event of {len(line)} bytes is over the log's limit of {MAX_LINE_BYTES}")
+    if longest is not None and len(line) > longest:
+        raise TooLarge(f"a {type} event of {len(line)} bytes is over the log's limit of {longest}")
     return line
 
 

@@ -55,13 +55,15 @@ def put_aside(folder: Path, event: Event) -> Iterator[Event]:
         raise
 
 
-def whole_data(folder: Path, event: Event) -> dict[str, Any]:
-    """An event's data with what its side file holds; without it where the file is gone or its name leads elsewhere."""
-    name = event.data.get("side_file")
+def whole(folder: Path, name: object) -> dict[str, Any]:
+    """What the side file `name` (an event's `side_file`) of the run in `folder` holds: an event's whole data.
+
+    Empty where there is none, where it is gone or damaged, and where its name leads elsewhere.
+    """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return event.data
+        return {}
     try:
         found = orjson.loads((folder / name).read_bytes())
     except (OSError, orjson.JSONDecodeError):
-        return event.data
-    return {**event.data, **found} if isinstance(found, dict) else event.data
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fluxcore.atomic import sync_folder
+
 from . import side
 from .event import DURABLE_TYPES, VERSION, Event, EventError, TooLarge, encode, envelope, new_writer_id, utc_now
 
@@ -26,6 +28,7 @@ LOOK_SECONDS = 0.1
 """How often an append looks whether the log was replaced or removed; one that waits for the disk always looks."""
 NEVER_SPLIT = frozenset({"config.saved", "run.requested"})
 """Types of which the fold needs every word."""
+_OPEN = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 _TRY_LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _new = tuple.__new__
@@ -228,7 +231,12 @@ class EventLog:
 
     def _open(self) -> int:
         if self._fd is None:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._fd = os.open(self._path, _OPEN)
+            except FileNotFoundError:
+                self._fd = os.open(self._path, _OPEN | os.O_CREAT, 0o644)
+                with contextlib.suppress(OSError):  # so that a power cut keeps its name; not every file system can
+                    sync_folder(self.folder)
             status = os.fstat(self._fd)
             self._identity = status.st_ino, status.st_dev
             self._look_at = float("-inf")
@@ -248,7 +256,8 @@ class PatientLog:
     """An event log for a loop that must not stop: what can't be written now waits in memory and is tried again."""
 
     def __init__(self, log: EventLog, *, capacity: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
-        """Wrap `log`; past `capacity` waiting events the oldest are dropped, and counted in `dropped`."""
+        """Wrap `log`; past `capacity` waiting events the oldest are dropped, of which `dropped` counts: first those of
+        types that don't wait for the disk."""
         self._log = log
         self._clock = clock
         self._waiting: deque[tuple[str, dict[str, Any], int | None, bool | None, str]] = deque()
@@ -277,10 +286,19 @@ class PatientLog:
         """Append, or keep the event for later, as of now; never raises."""
         self._waiting.append((type, data or {}, attempt, durable, self._log.now()))
         if len(self._waiting) > self._capacity:
-            self._waiting.popleft()
-            self.dropped += 1
+            self._drop_one()
         if self._clock() >= self._retry_at:
             self.flush()
+
+    def _drop_one(self) -> None:
+        if not self.dropped:
+            log.error("the event log could not be written for too long: the oldest steps that wait are given up")
+        self.dropped += 1
+        for place, (type, *_) in enumerate(self._waiting):
+            if type not in DURABLE_TYPES:
+                del self._waiting[place]
+                return
+        self._waiting.popleft()
 
     def flush(self) -> bool:
         """Try to write what waits, in order; True when nothing waits any more."""

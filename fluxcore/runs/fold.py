@@ -99,6 +99,8 @@ class RunState:
     tail: str = ""
     verdict: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)
+    side_file: str | None = None
+    """Where the whole of `evidence` and `tail` lies, if it was too long for the log (see `fluxcore/log/side.py`)."""
     resume_checkpoint: str | None = None
     resume_step: int | None = None
     weights: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -12,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from fluxcore.atomic import write_atomic
+from fluxcore.atomic import sync_folder, write_atomic
 from fluxcore.config import ConfigError, RunConfig, memory_preset, parse_config, parse_saved, saved_config, to_export
 from fluxcore.dataset import list_pictures
 from fluxcore.log import Event, EventError, EventLog, read_events
@@ -57,6 +58,8 @@ def create_run(
             os.rename(aside, folder.path)
         except OSError as error:
             raise RunError(f"the run's folder can't be made: {error.strerror}") from None
+        with contextlib.suppress(OSError):  # so that a power cut keeps its name; not every file system can
+            sync_folder(outputs)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     _refresh(folder)

@@ -113,7 +113,7 @@ def _begin(state: RunState, resume_step: int | None) -> None:
     """Forget how the attempt before got on and ended."""
     state.step = resume_step or 0
     state.reason = state.hint = state.tail = state.verdict = state.phase = ""
-    state.evidence, state.suspected, state.disk_low, state.weights = {}, None, None, None
+    state.evidence, state.side_file, state.suspected, state.disk_low, state.weights = {}, None, None, None, None
     state.automatic_refused = False
     state.phase_done = state.phase_total = state.phase_started = None
     state.phase_seconds, state.wishes = {}, frozenset()
@@ -259,7 +259,7 @@ def _end(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.queue_position, state.waiting_for = None, ""
     state.reason, state.hint = str(data.get("reason") or ""), str(data.get("hint") or "")
     state.tail, state.verdict = str(data.get("tail") or ""), str(data.get("verdict") or "")
-    state.evidence = dict(data.get("evidence") or {})
+    state.evidence, state.side_file = dict(data.get("evidence") or {}), data.get("side_file")
     if outcome == "completed":
         state.weights = data.get("weights")
         state.step = int(data.get("steps") or state.step)

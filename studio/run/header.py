@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from fluxcore.dataset import list_pictures
+from fluxcore.log import whole
 from fluxcore.runs import RunState, best_weights, default_outputs, resume_choice, seconds_between
 from fluxcore.runs.outlook import LOST
 from fluxcore.runs.supervision import observed_state
@@ -141,13 +142,15 @@ def _explain(run: LiveRun, shown: str) -> None:
         (st.error if state.state == "failed" else st.warning)(
             words.escape(banner.why(run)), icon=f":material/{look.STATES[state.state][1]}:"
         )
-        if state.tail or state.evidence:
+        aside = whole(run.folder.path, state.side_file)
+        tail, seen = aside.get("tail") or state.tail, aside.get("evidence") or state.evidence
+        if tail or seen:
             with st.expander("Why? The evidence"):
-                if state.evidence:
-                    st.markdown(words.escape(words.evidence(state.evidence)))
-                    st.json(state.evidence, expanded=False)
-                if state.tail:
-                    st.code(state.tail, language=None, height=240)
+                if seen:
+                    st.markdown(words.escape(words.evidence(seen)))
+                    st.json(seen, expanded=False)
+                if tail:
+                    st.code(tail, language=None, height=240)
     elif state.state == "draft" and not list_pictures(run.folder.dataset):
         st.info(
             "Its pictures are missing: nothing can be trained before it has some. Add pictures on the page Train and "
