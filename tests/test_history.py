@@ -2,11 +2,14 @@
 
 import math
 import shutil
+import threading
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from fluxcore.history import connect, run_row
+from fluxcore.history.engine import History
 from fluxcore.history.machine import gpu_curves, host_curves
 from fluxcore.log import EventLog, read_events
 from fluxcore.runs import fold, load_run
@@ -269,3 +272,37 @@ def test_machine_curves_keep_spikes(tmp_path: Path) -> None:
     assert min(gpu["memory_used_gib_low"].to_pylist()) == 20.0
     assert min(host["cpu_percent_low"].to_pylist()) == 3.0
     assert set(gpu["power_watts_high"].to_pylist()) == {None}
+
+
+def test_a_copy_is_of_one_moment_and_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is written, a refresh takes in more, reads, and makes what it holds smaller."""
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    log = EventLog(folder, "trainer", attempt=1)
+    for step in range(1, 20_001):
+        log.append("train.step", {"step": step, "loss": 0.5})
+    history = connect(tmp_path)
+    copy_rows = History._copy_rows
+
+    def slowly(copy: duckdb.DuckDBPyConnection, name: str) -> None:
+        log.append("train.step", {"step": 20_001, "loss": 0.5})
+
+        def goes_on() -> None:
+            assert history.refresh() and not history.refresh()  # the second one has the time for a checkpoint
+            seen.extend(history.query("SELECT count(*) AS c FROM steps"))
+
+        beside = threading.Thread(target=goes_on)
+        beside.start()
+        beside.join(20)
+        assert not beside.is_alive()
+        copy_rows(copy, name)
+
+    seen: list[dict[str, object]] = []
+    monkeypatch.setattr(History, "_copy_rows", staticmethod(slowly))
+    history.save_copy(tmp_path / "copy.duckdb")
+    assert seen == [{"c": 20_001}]
+    with duckdb.connect(str(tmp_path / "copy.duckdb"), read_only=True) as copied:
+        assert copied.execute("SELECT count(*), max(step) FROM steps").fetchall() == [(20_000, 20_000)]
+        assert copied.execute("SELECT step FROM runs").fetchall() == [(20_000,)]
+    assert not history.refresh()
+    history.close()

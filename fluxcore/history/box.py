@@ -132,7 +132,7 @@ def _kept_copy(outputs: Path, history: History | None) -> tuple[Path, list[str]]
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-    for old in folder.glob("sql-*.duckdb"):
+    for old in (*folder.glob("sql-*.duckdb"), *folder.glob(".*.tmp")):  # and what a killed process left
         with contextlib.suppress(OSError):
             if old != path and time.time() - old.stat().st_mtime > KEEP_COPY_SECONDS:
                 old.unlink()

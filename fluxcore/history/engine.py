@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import tempfile
@@ -129,18 +130,31 @@ class History:
             return self._connection.sql(sql, params=parameters).to_arrow_table()
 
     def save_copy(self, path: Path) -> None:
-        """Write all of it, views included, into a DuckDB file of its own at `path`, which must not exist."""
-        with self.ready():
-            execute = self._connection.execute
-            execute(f"ATTACH {_quoted(path)} AS copied")
-            try:
-                execute(f"USE copied; {TABLES} {sources()} {VIEWS} USE history")
-                for table, source in zip(
-                    _TABLES, ("store.all_events", "store.all_steps", "store.run_rows"), strict=True
-                ):
-                    execute(f"INSERT INTO copied.{table} SELECT * FROM {source}").fetchall()
-            finally:
-                execute("USE history; DETACH copied")
+        """Write all of it, views included, into a DuckDB file of its own at `path`, which must not exist.
+
+        As it is now; it goes on changing meanwhile, since a million rows take a second or two and pages wait for none.
+        """
+        copy, name = self._connection.cursor(), f"copy_{secrets.token_hex(4)}"
+        try:
+            copy.execute(f"SET TimeZone = 'UTC'; ATTACH {_quoted(path)} AS {name}")
+            copy.execute(f"USE {name}; {TABLES} {sources()} {VIEWS} USE history")
+            with self.ready():
+                copy.execute("BEGIN")
+                for table in _TABLES:  # what is looked at first is what the transaction sees to its end
+                    copy.execute(f"SELECT count(*) FROM {table}").fetchall()
+            self._copy_rows(copy, name)
+            copy.execute("COMMIT")
+        finally:
+            with contextlib.suppress(duckdb.Error):
+                copy.execute("ROLLBACK")
+            with contextlib.suppress(duckdb.Error):
+                copy.execute(f"USE history; DETACH {name}")
+            copy.close()
+
+    @staticmethod
+    def _copy_rows(copy: duckdb.DuckDBPyConnection, name: str) -> None:
+        for table, source in zip(_TABLES, ("store.all_events", "store.all_steps", "store.run_rows"), strict=True):
+            copy.execute(f"INSERT INTO {name}.{table} SELECT * FROM {source}").fetchall()
 
     def save_parquet(self, folder: Path, names: list[str]) -> None:
         """Write the events and steps of those runs as `events.parquet` and `steps.parquet`.
@@ -229,8 +243,10 @@ class History:
         self._list_compacted(listed, bool(gone) or index_is_new)
         events = self._read(changed)
         if not gone and not listed and not changed and self._uncompressed > BULK_BYTES:
-            self._uncompressed = 0  # nothing to do: time to make what was read in bulk smaller
-            self._connection.execute("CHECKPOINT history")
+            # Nothing to do: time to make what was read in bulk smaller, unless somebody is copying it.
+            with contextlib.suppress(duckdb.TransactionException):
+                self._connection.execute("CHECKPOINT history")
+                self._uncompressed = 0
         return bool(gone or anew or listed or events)
 
     def _read_index(self) -> bool:

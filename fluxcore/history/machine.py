@@ -18,8 +18,8 @@ HOST_CURVES = ("cpu_percent", "rss_gib", "memory_available_gib", "disk_free_gib"
 
 
 def gpu_curves(history: History, run: str, since: datetime | None = None, *, points: int = 300) -> pa.Table:
-    """About `points` rows a GPU at most: `ts` (UTC), `gpu` (its index as text), and of each of GPU_CURVES the mean under
-    its name and the extremes under that with `_low` and `_high`.
+    """At most about `points` rows a GPU: `ts` (UTC), `gpu` (its index as text), and of each of GPU_CURVES the mean
+    under its name and the extremes under that with `_low` and `_high`.
 
     `since`: a naive time in UTC; None is the run's start. A stretch in which a value was never known has null there.
     """
