@@ -89,6 +89,28 @@ def mutate(rng: random.Random, line: bytes, kind: int) -> bytes:
     return changed + b"\n"
 
 
+def harm(rng: random.Random, content: bytes) -> bytes:
+    """A file as a disk's fault, a power cut or a stranger might have left it: a range of bytes is not what it was."""
+    at, end = sorted(rng.randrange(len(content)) for _ in range(2))
+    end = min(end, at + 8192)
+    lost, before, after = content[at:end], content[:at], content[end:]
+    return rng.choice(
+        [
+            before + bytes(len(lost)) + after,
+            before + rng.randbytes(len(lost)) + after,
+            before + after,
+            before + lost,
+            before + lost + lost + after,
+            lost + before + after,
+        ]
+    )
+
+
+def _lines(content: bytes) -> list[bytes]:
+    *whole, torn = content.split(b"\n")
+    return [line + b"\n" for line in whole] + [torn] * bool(torn)
+
+
 def compare(lines: list[bytes], place: Path, sure: frozenset[bytes] = frozenset()) -> int:
     """Read a file of those lines both ways and assert that they agree; how many events there are.
 
@@ -188,6 +210,8 @@ def run(count: int, seed: int) -> tuple[int, int]:
             kinds = rng.sample(range(MUTATIONS), rng.choice([1, 1, 2, MUTATIONS]))
             good = good_lines(rng, LINES_PER_FILE)
             lines = [mutate(rng, line, rng.choice(kinds)) if rng.random() < 0.5 else line for line in good]
+            if rng.random() < 0.2:
+                lines = _lines(harm(rng, b"".join(lines)))
             lines = [line for line in lines if not _says_twice(line)]
             try:
                 found += compare(lines, Path(place), frozenset(good) & frozenset(lines))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluxcore.log import Event, format_ts
+from fluxcore.log import Event, format_ts, read_events
+from fluxcore.log.event import encode
 from fluxcore.runs import fold, seconds_between
 from fluxcore.runs.fold import RunState
 from fluxcore.runs.transitions import TRANSITIONS
@@ -230,6 +233,30 @@ def test_folding_in_two_parts_is_folding_at_once(events: list[Event], cut: int) 
     for one in events[cut:]:
         state.apply(one)
     assert repr(state) == repr(fold("my-cat", events))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(EVENTS, max_size=20), st.integers(0, 9))
+def test_lines_of_other_versions_are_folded_as_they_are(events: list[Event], version: int) -> None:
+    assert repr(fold("my-cat", [one._replace(v=version) for one in events])) == repr(fold("my-cat", events))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(EVENTS, st.sampled_from("abc")), max_size=25), st.sampled_from(["", "a", "b"]))
+def test_writers_in_files_of_their_own_and_copies_fold_as_one_log(told: list[tuple[Event, str]], copied: str) -> None:
+    """Any order of writers: each in its own file, as where there are no locks; one of the files is there twice."""
+    counts = dict.fromkeys("abc", 0)
+    events = []
+    for place, (one, letter) in enumerate(told):
+        counts[letter] += 1
+        ts = f"2026-11-23T20:{place // 60:02d}:{place % 60:02d}.000000Z"
+        events.append(one._replace(ts=ts, writer=f"cli-1-{letter}", n=counts[letter]))
+    with tempfile.TemporaryDirectory() as place:
+        for letter in "abc":
+            lines = b"".join(encode(one) for one in events if one.writer.endswith(letter))
+            for name in [f"events.{letter}.jsonl", *(["events (1).jsonl"] if letter == copied else [])]:
+                (Path(place) / name).write_bytes(lines)
+        assert repr(fold("my-cat", read_events(Path(place)))) == repr(fold("my-cat", events))
 
 
 def test_unknown_types_and_keys_change_nothing_but_the_time() -> None:
