@@ -82,7 +82,6 @@ class Run:
         """What went wrong last, so that it is said once."""
         self._broken_off = False
         self._reader = FolderReader(self.folder.path)
-        self._inode = 0
 
     @property
     def name(self) -> str:
@@ -137,15 +136,10 @@ class Run:
     def refresh(self) -> bool:
         """Read what came into the log; True where something did."""
         self.read_at = self._clock.monotonic()
-        try:
-            inode = os.stat(self.folder.events).st_ino
-        except OSError:
-            inode = self._inode
-        if self._inode and inode != self._inode:  # another run took this name: nothing of the old one holds
+        if self._reader.replaced():  # another run took this name: nothing of the old one holds
             left = self.left or self.live_record()  # but what lives of it must not get lost
             self._forget()
             self.left = left
-        self._inode = inode
         reader = FolderReader(self.folder.path) if self._broken_off else self._reader
         try:
             events = reader.read_new()

@@ -194,6 +194,21 @@ def test_a_half_line_is_left_for_later_and_a_cut_file_is_read_anew(tmp_path: Pat
     assert [event.n for event in reader.read_new()] == [3]
 
 
+def test_a_file_that_was_written_anew_in_place_is_read_anew(tmp_path: Path) -> None:
+    """The same inode, and longer than before: as where a file system gives a deleted log's inode to the next."""
+    path, reader = tmp_path / "events.jsonl", LogReader(tmp_path / "events.jsonl")
+    log = EventLog(tmp_path, "cli", now=lambda: "2026-11-29T10:00:00.000000Z")
+    log.append("run.noted", {"note": "old"})
+    assert len(reader.read_new()) == 1 and not reader.replaced()
+    other = EventLog(tmp_path / "..", "cli", run=tmp_path.name, writer=log.writer)
+    lines = [encode(other.append("run.noted", {"note": f"new {n}"})) for n in range(3)]
+    with open(path, "r+b") as file:
+        file.write(b"".join(lines))
+    assert reader.replaced()
+    assert [event.data["note"] for event in reader.read_new()] == ["new 0", "new 1", "new 2"]
+    assert not reader.replaced() and reader.read_new() == []
+
+
 @pytest.mark.parametrize(
     "line",
     [b"{}", b"[]", b"null", b"{", b'{"ts":1}', b"\xff\xfe", b'{"v":1,"ts":"a","run":"r","type":"t","source":"s",'

@@ -10,6 +10,8 @@ from .event import Event, EventError, decode
 from .seen import Seen
 
 CHUNK_BYTES = 8 * 1024 * 1024
+_HEAD_BYTES = 200
+"""So much of a log's beginning says which log it is: a file system gives a deleted one's inode to the next at once."""
 
 
 class LogReader:
@@ -24,6 +26,7 @@ class LogReader:
         """Whether the file went on behind what the last `read_lines` handed out."""
         self._inode: int | None = None
         self._size = 0
+        self._head = b""
 
     def read_new(self) -> list[Event]:
         """The events that came since the last call; a file that was replaced or cut is read from its start."""
@@ -52,15 +55,33 @@ class LogReader:
             return b""
         with file:
             status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self.offset:
+            if self._is_another(file.fileno()):
                 self.offset, self._inode, self.bad_lines = 0, status.st_ino, 0
             file.seek(self.offset)
             lines = file.read(min(most, status.st_size - self.offset)) or b""
             while not (end := lines.rfind(b"\n") + 1) and (more := file.read(most)):
                 lines += more
+            if not self.offset:
+                self._head = lines[: min(end, _HEAD_BYTES)]
             self.offset += end
             self.behind, self._size = self.offset < status.st_size, status.st_size
             return lines if end == len(lines) else lines[:end]
+
+    def replaced(self) -> bool:
+        """Whether another file lies there than what was read before: the next reading begins at its start."""
+        if not self.offset:
+            return False
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                return self._is_another(file.fileno())
+        except OSError:
+            return False  # nothing lies there, or reading it will say why not
+
+    def _is_another(self, fd: int) -> bool:
+        status = os.fstat(fd)
+        if status.st_ino != self._inode or status.st_size < self.offset:
+            return True
+        return os.pread(fd, len(self._head), 0) != self._head
 
     def decode(self, line: bytes) -> Event | None:
         """One line's event; None for a blank line, and for a bad one, which is counted."""
@@ -90,6 +111,10 @@ class FolderReader:
     def bad_lines(self) -> int:
         """How many lines did not parse so far."""
         return sum(reader.bad_lines for reader in self._readers.values())
+
+    def replaced(self) -> bool:
+        """Whether one of the files is another than it was."""
+        return any(reader.replaced() for reader in self._readers.values())
 
     def of(self, name: str) -> LogReader:
         """The reader of one file of the folder."""
