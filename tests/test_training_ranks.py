@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import torch
 from fluxcore.config import ConfigError, parse_config
 from fluxcore.log import read_events
 from fluxcore.runs import RunFolder, load_run, save_config
+from fluxcore.runs.files import PROJECT_ROOT
 from fluxcore.training import __main__ as trainer
 from fluxcore.training import launch
 from fluxcore.training.failures import Exit, TrainingError
@@ -95,6 +98,24 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = run_of(tmp_path_factory.mktemp("alone"), "alone", gradient_accumulation_steps=2)
     train_here(folder)
     return folder
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "--")
+
+
+@pytest.mark.parametrize("by", [TORCHRUN, ("-m",)], ids=["torchrun", "its own launcher"])
+def test_real_processes_are_two_however_they_are_started(tmp_path: Path, alone: RunFolder, by: tuple[str, ...]) -> None:
+    """From the command line on: `accelerate launch --cpu` has been known to train one process without a word."""
+    folder = run_of(tmp_path, "two", num_processes=2)
+    command = [sys.executable, *by, "fluxcore.training", "--outputs", str(tmp_path), "--run", "two"]
+    surroundings = {"PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with open(folder.path / "out0", "wb") as out, open(folder.path / "out1", "wb"):
+        ended = subprocess.run(
+            [*command, "--attempt", "1"], env={**os.environ, **surroundings}, stdout=out, stderr=out, timeout=200
+        )
+    assert ended.returncode == 0, said(folder)
+    assert_equal(folder, alone)  # one process would have taken half as many batches a step
+    assert steps_of(folder) == [1, 2, 3, 4] and len({event.writer for event in read_events(folder.path)}) == 2
 
 
 def ask_for_a_sample(rank: int) -> None:

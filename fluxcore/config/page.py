@@ -78,7 +78,8 @@ the log say what would be exact.
 
 Captions and pictures are encoded by the first process while the others wait. Only it writes events, files and samples.
 A stop stops all after the same step; where a process dies, all end, and `run.failed` has the cause that the first to
-fail gave. `torchrun --nproc-per-node 2 -m fluxcore.training …` starts them as well.
+fail gave. `torchrun --nproc-per-node 2 -m -- fluxcore.training …` starts them as well (without the `--` it takes
+`--run` for one of its own options).
 
 Each GPU holds the whole base model, and the host's memory one copy for each GPU while it loads. Where one GPU can't
 hold it, `shard_base` splits the transformer over them (FSDP2, the LoRA stays whole); it excludes a base that is held in
