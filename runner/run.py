@@ -136,13 +136,16 @@ class Run:
     def refresh(self) -> bool:
         """Read what came into the log; True where something did."""
         self.read_at = self._clock.monotonic()
-        if self._reader.replaced():  # another run took this name: nothing of the old one holds
-            left = self.left or self.live_record()  # but what lives of it must not get lost
-            self._forget()
-            self.left = left
         reader = FolderReader(self.folder.path) if self._broken_off else self._reader
+        restarts = reader.restarts
         try:
             events = reader.read_new()
+            if reader.restarts != restarts:  # another run took this name: nothing of the old one holds
+                reader = FolderReader(self.folder.path)
+                events = reader.read_new()
+                left = self.left or self.live_record()  # but what lives of it must not get lost
+                self._forget()
+                self.left, self._reader = left, reader
         except OSError:
             self._broken_off = True  # what it had read already is lost with it: the next one begins at the start
             raise

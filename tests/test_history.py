@@ -8,8 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from fluxcore.history import connect, run_row
+from fluxcore.history import connect, run_row, run_sql
 from fluxcore.history.engine import History
+from fluxcore.history.frame import read_steps
 from fluxcore.history.machine import gpu_curves, host_curves
 from fluxcore.log import EventLog, read_events
 from fluxcore.runs import fold, load_run
@@ -249,7 +250,7 @@ def test_an_older_event_in_a_file_of_its_own_counts_in_its_place(tmp_path: Path)
         other = EventLog(folder, "app")
         other._go_alone()  # as where there are no locks: its file came late through a synchronised folder
         other.append("run.titled", {"title": "old"}, ts="2026-11-29T10:00:05.000000Z")
-        assert history.refresh()
+        assert history.refresh() and not history.refresh()
         cold = load_run(tmp_path, "cat")[1]
         assert history.state("cat").title == cold.title == "new"
         assert history.query("SELECT count(*) AS c FROM events") == [{"c": 4}]
@@ -304,5 +305,62 @@ def test_a_copy_is_of_one_moment_and_holds_nothing_up(tmp_path: Path, monkeypatc
     with duckdb.connect(str(tmp_path / "copy.duckdb"), read_only=True) as copied:
         assert copied.execute("SELECT count(*), max(step) FROM steps").fetchall() == [(20_000, 20_000)]
         assert copied.execute("SELECT step FROM runs").fetchall() == [(20_000,)]
+    assert not list(tmp_path.glob("copy*.wal"))
     assert not history.refresh()
     history.close()
+
+
+def test_writers_whose_clocks_differ_are_folded_anew_now_and_then(tmp_path: Path) -> None:
+    """What is read late is in its place at last, and no refresh after another reads the whole run again."""
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    now, late = EventLog(folder, "cli"), EventLog(folder, "app")
+    late._go_alone()
+    with connect(tmp_path) as history:
+        for second in range(10, 20):
+            now.append("run.titled", {"title": f"now {second}"}, ts=f"2026-11-29T10:00:{second}.000000Z")
+            late.append("run.titled", {"title": f"late {second}"}, ts=f"2026-11-29T10:00:{second - 5:02d}.000000Z")
+            assert history.refresh()
+        assert history._disordered == {"cat"} and history._refold_at["cat"] > 0
+        history._refold_at.clear()  # the time has come
+        assert history.refresh()
+        assert history.state("cat").title == load_run(tmp_path, "cat")[1].title == "now 19"
+        assert history.query("SELECT count(*) AS c FROM events") == [{"c": 20}]
+        assert not history._disordered
+
+
+@pytest.mark.parametrize("error", [duckdb.IOException, duckdb.TransactionException])
+def test_a_copy_that_fails_leaves_nothing_behind_and_the_question_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[duckdb.Error]
+) -> None:
+    """A disk that is full: the copy is made in the temporary folder instead."""
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    EventLog(folder, "trainer", attempt=1).append("train.step", {"step": 1, "loss": 0.5})
+    copy_rows, full = History._copy_rows, [True]
+
+    def fails_once(copy: duckdb.DuckDBPyConnection, name: str) -> None:
+        copy_rows(copy, name)
+        if full.pop():
+            raise error("No space left on device")
+
+    monkeypatch.setattr(History, "_copy_rows", staticmethod(lambda copy, name: fails_once(copy, name)))
+    full.insert(0, False)
+    with connect(tmp_path) as history:
+        assert run_sql(tmp_path, "SELECT count(*) FROM steps", history=history).rows == [[1]]
+        assert [row["database_name"] for row in history.query("SELECT database_name FROM duckdb_databases() "
+            "WHERE database_name LIKE 'copy%'")] == []  # fmt: skip
+    assert not full and list((tmp_path / ".history").iterdir()) == []
+
+
+def test_steps_without_a_number_are_all_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    with EventLog(folder, "trainer", attempt=1) as log:
+        for loss in (0.1, 0.2):
+            log.append("train.step", {"loss": loss})
+        for loss in (0.3, 0.4):  # a disk took the first one, but said that it did not
+            log.append("train.step", {"step": 7, "loss": loss})
+    with connect(tmp_path) as history:
+        assert history.query("SELECT count(*) AS c FROM steps") == [{"c": 3}]
+    assert len(read_steps(folder)) == 3

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from fluxcore.history import connect
-from fluxcore.log import EventLog, read_events, whole
+from fluxcore.log import EventLog, read_events, side_data
 from fluxcore.log.event import MAX_LINE_BYTES
 from fluxcore.runs import fold
 
@@ -26,7 +26,7 @@ def test_a_long_event_is_whole_in_its_side_file(tmp_path):
     assert failed.data["side_file"] == f"events-side/{log.writer}-1.json"
     assert failed.data["side_fields"] == ["tail", "evidence"]
     assert failed.data["reason"] == "crash" and failed.data["tail"] == data["tail"][:4096]
-    found = whole(folder, failed.data["side_file"])
+    found = side_data(folder, failed.data["side_file"])
     assert found["tail"] == data["tail"] and found["evidence"] == {**EVIDENCE, "seconds": "inf"}
     assert fold("cat", [failed]).reason == "crash"
     with connect(tmp_path) as history:  # the side file is no log
@@ -38,7 +38,7 @@ def test_many_short_fields_are_put_aside_too(tmp_path):
     with EventLog(tmp_path, "runner") as log:
         event = log.append("run.stalled", data)
     assert set(event.data) == {"side_file", "side_fields"}
-    assert data.items() <= whole(tmp_path, event.data["side_file"]).items()
+    assert data.items() <= side_data(tmp_path, event.data["side_file"]).items()
 
 
 def test_an_event_that_is_not_written_leaves_no_side_file(tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_a_side_file_is_only_looked_for_where_it_belongs(tmp_path, name):
     (tmp_path / "x.json").write_text('{"a": 1}')
     with EventLog(folder, "runner") as log:
         event = log.append("run.stalled", {"verdict": "silent", "side_file": name})
-    assert whole(folder, event.data["side_file"]) == {}
+    assert side_data(folder, event.data["side_file"]) == {}
 
 
 def test_a_line_just_below_the_limit_is_a_line(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fluxcore.training import launch
 from fluxcore.training.threads import POLICY, choose_waiting
 
 ASK = f"import os; from pathlib import Path; from fluxcore.training.threads import *; choose_waiting(Path({{!r}})); print(os.environ.get({POLICY!r}))"
@@ -51,3 +52,15 @@ def test_where_no_lock_can_be_held_threads_sleep(what: str, tmp_path: Path) -> N
         lock = lock / "in" / "it"
     assert choose_waiting(lock) is None
     assert os.environ.pop(POLICY) == "PASSIVE" and not (tmp_path / "elsewhere").exists()
+
+
+def test_the_trainer_chooses_before_torch_and_ranks_sleep(tmp_path: Path) -> None:
+    code = (
+        "import sys; from fluxcore.training import threads, __main__ as trainer\n"
+        "def choose(): print('torch' in sys.modules); sys.exit(7)\n"
+        "threads.choose_waiting = choose\n"
+        f"trainer.main(['--outputs', {str(tmp_path)!r}, '--run', 'cat', '--attempt', '1'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (7, "False\n"), ended.stderr
+    assert launch._environment(0, 2, tmp_path)[POLICY] == "PASSIVE"

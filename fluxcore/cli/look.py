@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fluxcore.history.run_row import run_row
-from fluxcore.log import EventError, FolderReader, number, read_events, utc_now, whole
+from fluxcore.log import EventError, FolderReader, number, read_events, utc_now
 from fluxcore.log.catalog import TYPES
 from fluxcore.log.event import decode, encode
 from fluxcore.runs import (
@@ -25,7 +25,7 @@ from fluxcore.runs import (
     resume_choice,
     seconds_between,
 )
-from fluxcore.runs.outlook import LOST, NO_RUNNER, evidence_words, going_on, waits_for, what_happened
+from fluxcore.runs.outlook import LOST, NO_RUNNER, all_evidence, evidence_words, going_on, waits_for, what_happened
 from fluxcore.tail import last_lines
 from fluxcore.units import duration, gib, size
 
@@ -138,11 +138,8 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict
         shown["what happened"] = said
     if said and state.must_be_killed:
         shown["then"] = "Its processes are being ended."
-    elif said:
-        if seen := state.evidence or whole(folder.path, state.side_file).get("evidence"):
-            shown["evidence"] = evidence_words(seen)
-        if state.side_file:
-            shown["all of it"] = folder.path / state.side_file
+    elif said and (seen := all_evidence(folder, state)[0]):
+        shown["evidence"] = evidence_words(seen)
     if dumps := folder.stack_dumps():
         attempt, path = dumps[0]
         shown["stacks"] = f"{path} (of attempt {attempt})"

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from fluxcore.errors import UserError
 
+from .logs import Signature, current_signature
+
 if TYPE_CHECKING:
     from .engine import History
 
@@ -100,12 +102,17 @@ def _value(value: Any, type: str) -> Any:
 @contextmanager
 def _copy(outputs: Path, history: History | None) -> Iterator[tuple[Path, list[str]]]:
     """A DuckDB file with the history as it is now, kept in `.history/` as long as no log changes; what it lacks."""
+    import duckdb
+
     if kept := _kept_copy(outputs, history):
         yield kept
         return
     with tempfile.TemporaryDirectory(prefix="fluxgym-sql-") as aside:
         path = Path(aside) / "history.duckdb"
-        _, unreadable = _write_copy(outputs, path, history)
+        try:
+            _, unreadable = _write_copy(outputs, path, history)
+        except duckdb.OperationalError as error:
+            raise SqlRefused(f"there is no room for a copy of the history ({str(error).splitlines()[0]})") from None
         yield path, unreadable
 
 
@@ -113,33 +120,32 @@ def _kept_copy(outputs: Path, history: History | None) -> tuple[Path, list[str]]
     """The copy in `.history/`, made anew where it is out of date; None where none can be kept there."""
     import duckdb
 
-    from .logs import current_signature
-
     folder = outputs / ".history"
     aside = folder / f".{secrets.token_hex(6)}.tmp"
     try:
         if not outputs.is_dir():
             return None
         folder.mkdir(exist_ok=True)
-        path = folder / _copy_name(current_signature(outputs))
-        if path.is_file():
-            return path, []
-        signature, unreadable = _write_copy(outputs, aside, history)
-        path = folder / _copy_name(signature)
-        os.replace(aside, path)
-    except (OSError, duckdb.IOException):  # a full disk, or a folder that is not ours to write in
+        with history.copying if history is not None else contextlib.nullcontext():
+            path, unreadable = folder / _copy_name(current_signature(outputs)), list[str]()
+            if not path.is_file():
+                signature, unreadable = _write_copy(outputs, aside, history)
+                path = folder / _copy_name(signature)
+                os.replace(aside, path)
+    except (OSError, duckdb.OperationalError):  # a full disk, or a folder that is not ours to write in
         return None
     finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-    for old in (*folder.glob("sql-*.duckdb"), *folder.glob(".*.tmp")):  # and what a killed process left
+        for left in (aside, aside.with_name(f"{aside.name}.wal")):
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
+    for old in (*folder.glob("sql-*.duckdb"), *folder.glob(".*.tmp"), *folder.glob(".*.tmp.wal")):  # kills leave some
         with contextlib.suppress(OSError):
             if old != path and time.time() - old.stat().st_mtime > KEEP_COPY_SECONDS:
                 old.unlink()
     return path, unreadable
 
 
-def _copy_name(signature: list[tuple[str, str, int, int, int]]) -> str:
+def _copy_name(signature: Signature) -> str:
     import duckdb
 
     from .views import TABLES, VIEWS
@@ -148,21 +154,13 @@ def _copy_name(signature: list[tuple[str, str, int, int, int]]) -> str:
     return f"sql-{hashlib.sha256(text.encode()).hexdigest()[:24]}.duckdb"
 
 
-def _write_copy(
-    outputs: Path, path: Path, history: History | None
-) -> tuple[list[tuple[str, str, int, int, int]], list[str]]:
+def _write_copy(outputs: Path, path: Path, history: History | None) -> tuple[Signature, list[str]]:
     from .engine import History
 
-    own = history is None
-    source = history if history is not None else History(outputs)
-    try:
+    with contextlib.ExitStack() as stack:
+        source = history if history is not None else stack.enter_context(History(outputs))
         source.refresh()
-        signature, unreadable = source.signature(), list(source.unreadable.values())
-        source.save_copy(path)
-    finally:
-        if own:
-            source.close()
-    return signature, unreadable
+        return source.save_copy(path)
 
 
 def _ask(database: Path, sql: str, max_rows: int, seconds: float, cancel: threading.Event | None) -> dict[str, Any]:

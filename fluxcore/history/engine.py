@@ -7,6 +7,7 @@ import os
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +23,14 @@ from . import bulk, compaction
 from .batch import Piece
 from .charts import Curves
 from .loaders import Loaders
-from .logs import Files, RunLogs, log_signature
+from .logs import Files, RunLogs, Signature, log_signature
 from .rows import insert_runs
 from .run_row import run_row
 from .views import TABLES, VIEWS, sources
 from .waiting import WaitingRows
 
-COMMUTING = frozenset({"train.step", "gpu.sampled", "host.sampled"})
-"""Types that a log is full of: each says when it was, and the fold gives the same in any order but for the newest."""
+_REFOLD_SHARE = 100
+"""A run whose events come out of order is folded anew, for at most the hundredth part of the time."""
 BULK_BYTES = 1024 * 1024
 """From so much new on it is read natively; less is decoded line by line, which starts sooner."""
 _TABLES = ("store.event_rows", "store.step_rows", "store.run_rows")
@@ -59,7 +60,12 @@ class History:
         self._index: compaction.Index | None = None
         self._index_stat: tuple[int, int] | None = None
         self._uncompressed = 0
+        self._disordered: set[str] = set()
+        """Runs with files of several writers of which one came late: its events belong among what was folded before."""
+        self._refold_at: dict[str, float] = {}
         self._lock = threading.RLock()
+        self.copying = threading.Lock()
+        """For whoever makes a copy for others too: one at a time."""
         self._connection = connect()
         self._connection.execute(TABLES + sources() + VIEWS)
         self._connection.execute("CREATE TABLE store.compacted (run VARCHAR)")
@@ -129,10 +135,11 @@ class History:
         with self.ready():
             return self._connection.sql(sql, params=parameters).to_arrow_table()
 
-    def save_copy(self, path: Path) -> None:
+    def save_copy(self, path: Path) -> tuple[Signature, list[str]]:
         """Write all of it, views included, into a DuckDB file of its own at `path`, which must not exist.
 
         As it is now; it goes on changing meanwhile, since a million rows take a second or two and pages wait for none.
+        Returns the logs that are in it, and what to tell a person of each run that is not. Raises duckdb.Error.
         """
         copy, name = self._connection.cursor(), f"copy_{secrets.token_hex(4)}"
         try:
@@ -140,15 +147,19 @@ class History:
             copy.execute(f"USE {name}; {TABLES} {sources()} {VIEWS} USE history")
             with self.ready():
                 copy.execute("BEGIN")
-                for table in _TABLES:  # what is looked at first is what the transaction sees to its end
-                    copy.execute(f"SELECT count(*) FROM {table}").fetchall()
+                copy.execute("SELECT count(*) FROM store.run_rows").fetchall()  # from here on it sees this moment
+                about = self.signature(), list(self.unreadable.values())
             self._copy_rows(copy, name)
             copy.execute("COMMIT")
+            # Only now are the rows in the file: a disk that is full says so here.
+            copy.execute(f"CHECKPOINT {name}; USE history; DETACH {name}")
+            return about
+        except BaseException:
+            for statement in ("ROLLBACK", "USE history", f"DETACH {name}"):
+                with contextlib.suppress(duckdb.Error):
+                    copy.execute(statement)
+            raise
         finally:
-            with contextlib.suppress(duckdb.Error):
-                copy.execute("ROLLBACK")
-            with contextlib.suppress(duckdb.Error):
-                copy.execute(f"USE history; DETACH {name}")
             copy.close()
 
     @staticmethod
@@ -171,7 +182,7 @@ class History:
                     {"names": names},
                 ).fetchall()
 
-    def signature(self) -> list[tuple[str, str, int, int, int]]:
+    def signature(self) -> Signature:
         """Run, file, inode, size and time of every log that is in: what a copy is a copy of."""
         with self._lock:
             return log_signature({name: logs.files for name, logs in self._logs.items()})
@@ -212,6 +223,7 @@ class History:
 
     def _refresh(self) -> bool:
         self.unreadable = {}
+        started = time.monotonic()
         gone, changed = set(self._logs), list[tuple[str, Files]]()
         index_is_new = self._read_index()
         listed = list[str]()
@@ -229,7 +241,8 @@ class History:
                         self._logs[name] = logs
                         listed.append(name)
                     continue
-                if name in self._logs and name not in self.compacted and not logs.replaced(now):
+                due = name in self._disordered and started >= self._refold_at.get(name, 0.0)
+                if name in self._logs and name not in self.compacted and not logs.replaced(now) and not due:
                     gone.discard(name)
                     if now != logs.files:
                         changed.append((name, now))
@@ -241,7 +254,14 @@ class History:
         anew = {name for name, _ in changed} & gone
         self._forget(gone)
         self._list_compacted(listed, bool(gone) or index_is_new)
+        refolded = self._disordered & anew
+        self._disordered -= anew
         events = self._read(changed)
+        for name in refolded:
+            self._disordered.discard(name)
+            self._refold_at[name] = time.monotonic() + _REFOLD_SHARE * (time.monotonic() - started)
+        if any(self._refold_at.get(name, 0.0) <= started for name in self._disordered):
+            return self._refresh() or True
         if not gone and not listed and not changed and self._uncompressed > BULK_BYTES:
             # Nothing to do: time to make what was read in bulk smaller, unless somebody is copying it.
             with contextlib.suppress(duckdb.TransactionException):
@@ -311,15 +331,8 @@ class History:
             self._leave_out(name, error, touched)
             return
         state = self._states.setdefault(name, RunState(name))
-        logs = self._logs[name]
-        if len(logs.files) > 1 and any(_comes_late(event, state) for event in events):
-            # Written in a file of its own among what is folded already: in their order the events say something else.
-            files = logs.files
-            self._forget({name})
-            self._logs[name] = RunLogs.of(self.outputs / name)
-            self._logs[name].remember(files)
-            self._read_plain(name, touched)
-            return
+        if len(self._logs[name].files) > 1 and any(event.ts < (state.updated or "") for event in events):
+            self._disordered.add(name)
         for event in events:
             state.apply(event)
         if events:
@@ -381,11 +394,6 @@ class History:
         for name in rows:
             self._changes += 1
             self.versions[name] = self._changes
-
-
-def _comes_late(event: Event, state: RunState) -> bool:
-    """Whether an event is older than what was folded before it, and is none of those whose order tells nothing."""
-    return state.updated is not None and event.ts < state.updated and event.type not in COMMUTING
 
 
 def connect() -> duckdb.DuckDBPyConnection:

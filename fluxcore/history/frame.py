@@ -45,7 +45,7 @@ def read_steps(folder: Path, columns: Sequence[str] = DEFAULT_COLUMNS) -> pa.Tab
         ).to_arrow_table()
         step = found["step"]
         if step.null_count or not bool((np.diff(step.to_numpy()) > 0).all()):  # a look is quicker than to sort them
-            last = "QUALIFY row_number() OVER (PARTITION BY step ORDER BY attempt DESC, ts DESC) = 1"
+            last = "QUALIFY step IS NULL OR row_number() OVER (PARTITION BY step ORDER BY attempt DESC) = 1"
             connection.register("found", found)
             found = connection.sql(f"SELECT * FROM found {last} ORDER BY step, ts").to_arrow_table()
         return found.select(list(columns))

@@ -17,6 +17,9 @@ SETTLED_SECONDS = 2.0
 Files = dict[str, tuple[int, int, int]]
 """Inode, size and time (ns) of each log file of a run, by name."""
 
+Signature = list[tuple[str, str, int, int, int]]
+"""Run, file, inode, size and time of every log, sorted."""
+
 
 @dataclass
 class RunLogs:
@@ -96,14 +99,14 @@ class RunLogs:
             return b""
 
 
-def log_signature(logs: dict[str, Files]) -> list[tuple[str, str, int, int, int]]:
+def log_signature(logs: dict[str, Files]) -> Signature:
     """Flat and sorted, so that equal logs give equal signatures."""
     return sorted((run, file, *stat) for run, files in logs.items() for file, stat in files.items())
 
 
-def current_signature(outputs: Path) -> list[tuple[str, str, int, int, int]]:
+def current_signature(outputs: Path) -> Signature:
     """The signature of an outputs folder's logs as they lie there now, without reading them."""
-    found = {}
+    found = dict[str, Files]()
     for name in entry_names(outputs):
         try:
             files = RunLogs.of(outputs / name).signature()

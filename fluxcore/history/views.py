@@ -109,9 +109,9 @@ VIEWS = "\n".join(
     [
         "CREATE VIEW events AS SELECT run, ts, type, source, writer, n, attempt, data FROM store.all_events;",
         f"CREATE VIEW runs AS SELECT {', '.join(RUN_COLUMNS)} FROM store.run_rows;",
-        # And one that a disk took, but said it did not, was written again: the last one counts.
+        # And one that a disk took, but said it did not, was written again: one of them is shown.
         f"""CREATE VIEW steps AS SELECT {", ".join(STEP_ROW)} FROM store.all_steps
-        QUALIFY row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC, ts DESC) = 1;""",
+        QUALIFY step IS NULL OR row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC) = 1;""",
         _view(
             "gpu",
             "gpu.sampled",

@@ -2,7 +2,7 @@
 
 from .event import Event, EventError, format_ts, new_writer_id, number, parse_ts, utc_now, whole_number
 from .reader import FolderReader, LogReader, read_events
-from .side import whole
+from .side import side_data
 from .writer import EventLog, PatientLog
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "number",
     "parse_ts",
     "read_events",
+    "side_data",
     "utc_now",
-    "whole",
     "whole_number",
 ]

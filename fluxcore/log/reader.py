@@ -24,6 +24,8 @@ class LogReader:
         """Bytes that were handed out, always whole lines."""
         self.behind = False
         """Whether the file went on behind what the last `read_lines` handed out."""
+        self.restarts = 0
+        """How often the file turned out to be another than it was, and was read from its start."""
         self._inode: int | None = None
         self._size = 0
         self._head = b""
@@ -56,6 +58,7 @@ class LogReader:
         with file:
             status = os.fstat(file.fileno())
             if self._is_another(file.fileno()):
+                self.restarts += self.offset > 0
                 self.offset, self._inode, self.bad_lines = 0, status.st_ino, 0
             file.seek(self.offset)
             lines = file.read(min(most, status.st_size - self.offset)) or b""
@@ -66,16 +69,6 @@ class LogReader:
             self.offset += end
             self.behind, self._size = self.offset < status.st_size, status.st_size
             return lines if end == len(lines) else lines[:end]
-
-    def replaced(self) -> bool:
-        """Whether another file lies there than what was read before: the next reading begins at its start."""
-        if not self.offset:
-            return False
-        try:
-            with open(self.path, "rb", buffering=0) as file:
-                return self._is_another(file.fileno())
-        except OSError:
-            return False  # nothing lies there, or reading it will say why not
 
     def _is_another(self, fd: int) -> bool:
         status = os.fstat(fd)
@@ -112,9 +105,10 @@ class FolderReader:
         """How many lines did not parse so far."""
         return sum(reader.bad_lines for reader in self._readers.values())
 
-    def replaced(self) -> bool:
-        """Whether one of the files is another than it was."""
-        return any(reader.replaced() for reader in self._readers.values())
+    @property
+    def restarts(self) -> int:
+        """How often one of the files turned out to be another than it was, and was read from its start."""
+        return sum(reader.restarts for reader in self._readers.values())
 
     def of(self, name: str) -> LogReader:
         """The reader of one file of the folder."""

@@ -55,8 +55,8 @@ def put_aside(folder: Path, event: Event) -> Iterator[Event]:
         raise
 
 
-def whole(folder: Path, name: object) -> dict[str, Any]:
-    """What the side file `name` (an event's `side_file`) of the run in `folder` holds: an event's whole data.
+def side_data(folder: Path, name: object) -> dict[str, Any]:
+    """An event's whole data, from the side file `name` (its `side_file`) of the run in `folder`.
 
     Empty where there is none, where it is gone or damaged, and where its name leads elsewhere.
     """

@@ -256,8 +256,8 @@ class PatientLog:
     """An event log for a loop that must not stop: what can't be written now waits in memory and is tried again."""
 
     def __init__(self, log: EventLog, *, capacity: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
-        """Wrap `log`; past `capacity` waiting events the oldest are dropped, of which `dropped` counts: first those of
-        types that don't wait for the disk."""
+        """Wrap `log`. Past `capacity` waiting events the oldest is dropped, one that need not wait for the disk before
+        any other; `dropped` counts them."""
         self._log = log
         self._clock = clock
         self._waiting: deque[tuple[str, dict[str, Any], int | None, bool | None, str]] = deque()
@@ -292,10 +292,10 @@ class PatientLog:
 
     def _drop_one(self) -> None:
         if not self.dropped:
-            log.error("the event log could not be written for too long: the oldest steps that wait are given up")
+            log.error("the event log could not be written for too long: the oldest events that wait are given up")
         self.dropped += 1
-        for place, (type, *_) in enumerate(self._waiting):
-            if type not in DURABLE_TYPES:
+        for place, (type, _, _, durable, _) in enumerate(self._waiting):
+            if not (type in DURABLE_TYPES if durable is None else durable):
                 del self._waiting[place]
                 return
         self._waiting.popleft()

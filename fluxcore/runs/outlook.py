@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fluxcore import units
-from fluxcore.log import number
+from fluxcore.log import number, side_data
 
 from .auto_resume import PAUSE, not_before, why_not_resumed
 from .files import PROJECT_ROOT, RunFolder
@@ -76,6 +76,16 @@ def stall_words(verdict: str, evidence: dict[str, Any]) -> str:
     idle = number(evidence.get("gpu_idle_seconds"))
     gpu = f", the GPU at 0 % for {units.duration(idle)}" if idle else ""
     return f"No progress for {units.duration(waited)}{phase}{gpu}, so it was ended ({verdict})."
+
+
+def all_evidence(folder: RunFolder, state: RunState) -> tuple[dict[str, Any], str]:
+    """What was seen when the run ended, and the last lines of its trainer: whole, where the log has but a part."""
+    aside = side_data(folder.path, state.side_file)
+    evidence, tail = aside.get("evidence"), aside.get("tail")
+    return (
+        evidence if isinstance(evidence, dict) else state.evidence,
+        tail if isinstance(tail, str) else state.tail,
+    )
 
 
 def evidence_words(seen: dict[str, Any]) -> str:

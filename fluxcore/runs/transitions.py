@@ -259,7 +259,8 @@ def _end(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.queue_position, state.waiting_for = None, ""
     state.reason, state.hint = str(data.get("reason") or ""), str(data.get("hint") or "")
     state.tail, state.verdict = str(data.get("tail") or ""), str(data.get("verdict") or "")
-    state.evidence, state.side_file = dict(data.get("evidence") or {}), data.get("side_file")
+    state.evidence, aside = dict(data.get("evidence") or {}), data.get("side_file")
+    state.side_file = aside if isinstance(aside, str) else None
     if outcome == "completed":
         state.weights = data.get("weights")
         state.step = int(data.get("steps") or state.step)

@@ -1,8 +1,8 @@
 """Whether torch's threads on the CPU spin or sleep while they wait for each other; said before torch loads them.
 
 One training on a machine that does little else is twice as fast when they spin; two that spin on the same cores take
-each other's time and both come to a tenth of their speed. So one process of a user spins at a time. The results are the
-same, to the bit.
+each other's time and both come to a tenth of their speed. So one training of a user's spins at a time, and one that
+began beside another sleeps to its end. The results are the same, to the bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def choose_waiting(lock: Path | None = None) -> int | None:
     Returns the descriptor of the held `lock` (by default a file of the user's in the temporary folder); it is held
     until the process ends.
     """
-    if os.environ.get(POLICY):
+    if POLICY in os.environ:
         return None
     lock = lock or Path(tempfile.gettempdir()) / f"fluxgym-{os.getuid()}-spins"
     try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from fluxcore.dataset import list_pictures
-from fluxcore.log import whole
 from fluxcore.runs import RunState, best_weights, default_outputs, resume_choice, seconds_between
-from fluxcore.runs.outlook import LOST
+from fluxcore.runs.outlook import LOST, all_evidence
 from fluxcore.runs.supervision import observed_state
 from fluxcore.trainers import DEFAULT_TRAINER, HEAR_NO_WISHES
 
@@ -142,8 +141,7 @@ def _explain(run: LiveRun, shown: str) -> None:
         (st.error if state.state == "failed" else st.warning)(
             words.escape(banner.why(run)), icon=f":material/{look.STATES[state.state][1]}:"
         )
-        aside = whole(run.folder.path, state.side_file)
-        tail, seen = aside.get("tail") or state.tail, aside.get("evidence") or state.evidence
+        seen, tail = all_evidence(run.folder, state)
         if tail or seen:
             with st.expander("Why? The evidence"):
                 if seen:
