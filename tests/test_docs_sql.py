@@ -52,4 +52,7 @@ def test_the_raw_logs_open_in_a_plain_duckdb(outputs, monkeypatch):
         assert shell.execute("SELECT count(*) FROM events").fetchone() == (6,)
         shell.execute(export)
     with duckdb.connect() as elsewhere:  # another machine has only the file
-        assert elsewhere.execute(together).fetchall() == [("c", 2, 0.5), ("demo", 2, 0.5)]
+        assert elsewhere.execute(together).fetchall() == [
+            ("pod-17.parquet", "c", 2, 0.5),
+            ("pod-17.parquet", "demo", 2, 0.5),
+        ]

@@ -332,3 +332,18 @@ def test_a_wish_stands_until_it_is_begun_or_the_attempt_ends() -> None:
     assert state_after(*asked, ("phase.started", {"phase": "sample"}, 1)).wishes == {"save"}
     assert state_after(*asked, ("run.stopped", {"reason": "user"}, 1)).wishes == set()
     assert state_after(*REQUESTED, ("sample.requested", {})).wishes == set(), "nobody is there to hear it"
+
+
+def test_the_best_loss_is_of_the_steps_that_the_run_went_through() -> None:
+    """A resume from an earlier state takes back what lies beyond it; a start anew takes back all."""
+    losses = [0.9, 0.5, 0.7, 0.2]
+    before = [*STARTED, *(("train.step", STEP | {"step": i, "loss": loss}, 1) for i, loss in enumerate(losses, 1))]
+    ended = ("run.stopped", {"reason": "user", "resume_checkpoint": "x-state", "resume_step": 3}, 1)
+
+    def again(resume_step: int | None) -> RunState:
+        asked = ("run.requested", {"config": "cli-1:1", "resume_from": "x-state" if resume_step else None})
+        started = ("run.started", {"request": f"cli-1:{len(before) + 2}", "pid": 8, "resume_step": resume_step}, 2)
+        return state_after(*before, ended, asked, started, ("train.step", STEP | {"step": 9, "loss": 0.6}, 2))
+
+    assert state_after(*before).best_loss == 0.2
+    assert again(3).best_loss == 0.5 and again(4).best_loss == 0.2 and again(None).best_loss == 0.6

@@ -6,11 +6,13 @@ import os
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from cli_tools import call
 
 from benchmarks.hostile_sql import KINDS, MOST_SECONDS, attack, make_outputs
+from fluxcore.cli.out import table
 from fluxcore.history import SqlRefused, connect, run_sql
 from fluxcore.log import EventLog
 
@@ -97,7 +99,7 @@ def test_odd_values(outputs):
     row = result.rows[0]
     assert isinstance(row[0], datetime)
     assert row[1:7] == [
-        "170141183460469231731687303715884105727", "2026-01-02", "1 day, 0:00:00", "6162", {"1": 2},
+        "170141183460469231731687303715884105727", "2026-01-02", "1 day", "6162", {"1": 2},
         "00000000-0000-0000-0000-000000000001",
     ]  # fmt: skip
     assert row[7]["lora_name"] == "a" and row[8] is True
@@ -164,3 +166,21 @@ def test_the_command_line(capsys, outputs):
     assert call(capsys, "sql", "SELECT 1", "--format", "xml", "--outputs", outputs).code == 64
     capped = call(capsys, "sql", "FROM range(9)", "--max-rows", "3", "--outputs", outputs)
     assert capped.code == 0 and "first 3 rows" in capped.line
+
+
+def test_what_a_terminal_has_no_room_for_is_shown_value_by_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "60")
+    names = [f"column_{i}" for i in range(9)]
+    table(names, [[0.123456, "\x1b[31mred", *range(7)], [None, "x" * 200, *range(7)]], records=True)
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert "0.1235" in first and "\\x1b[31mred" in first and "\x1b[31m" not in first
+    assert len(first.splitlines()) == len(second.splitlines()) == 9 and "…" in second
+
+
+def test_an_object_has_each_name_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = call(capsys, "sql", "SELECT 1 AS step, 2 AS step", "--format", "json", "--outputs", tmp_path)
+    assert json.loads(ended.out) == [{"step": 1, "step_2": 2}]
+    assert "no folder" in call(capsys, "sql", "FROM runs", "--outputs", tmp_path / "nowhere").err

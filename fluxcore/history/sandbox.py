@@ -91,8 +91,10 @@ def fetch(connection: Any, statement: Any, max_rows: int) -> dict[str, Any]:
     result = connection.execute(statement)
     columns = [column[0] for column in result.description or []]
     types = [str(column[1]) for column in result.description or []]
-    if "TIMESTAMP WITH TIME ZONE" in types:  # Python would need another package for these; UTC is what we have
-        picked = (f"#{i}::TIMESTAMP" if "ZONE" in type else f"#{i}" for i, type in enumerate(types, 1))
+    # Python would need another package for times with a zone (UTC is what we have), and its spans know no months.
+    casts = {"TIMESTAMP WITH TIME ZONE": "::TIMESTAMP", "INTERVAL": "::VARCHAR"}
+    if not casts.keys().isdisjoint(types):
+        picked = (f"#{i}{casts.get(type, '')}" for i, type in enumerate(types, 1))
         result = connection.execute(f"SELECT {', '.join(picked)} FROM (\n{statement.query.rstrip().rstrip(';')}\n)")
         types = [str(column[1]) for column in result.description]
     rows = result.fetchmany(max_rows + 1)

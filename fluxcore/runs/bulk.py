@@ -5,6 +5,7 @@ Only a reader of a million events needs it, and only that one needs numpy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,12 @@ def apply_steps(state: RunState, steps: StepColumns) -> None:
     state.loss, state.lr = _value(steps.loss), _value(steps.lr)
     known = steps.loss[~np.isnan(steps.loss)]
     if len(known):
-        best = float(known.min())
-        state.best_loss = best if state.best_loss is None else min(state.best_loss, best)
+        before = math.inf if state.best_loss is None else state.best_loss
+        lowest = np.minimum.accumulate(known)
+        new = known < np.concatenate([[before], np.minimum(lowest[:-1], before)])
+        at = steps.step[~np.isnan(steps.loss)][new]
+        state.lows.extend((int(step), loss) for step, loss in zip(at.tolist(), known[new].tolist(), strict=True))
+        state.best_loss = min(before, float(lowest[-1]))
     seconds = steps.step_seconds[steps.step_seconds >= 0]
     state.recent_seconds.extend(seconds[-RECENT_STEPS:].tolist())
     if len(seconds):  # added one after the other, as the fold does: a sum in another order is another number

@@ -65,6 +65,8 @@ class RunState:
     epoch: int = 0
     loss: float | None = None
     best_loss: float | None = None
+    lows: list[tuple[int, float]] = field(default_factory=list)
+    """Each step whose loss was lower than all before it: what `best_loss` was there, for a resume that goes back."""
     lr: float | None = None
     images_per_second: float | None = None
     memory_gib: float | None = None

@@ -122,8 +122,8 @@ def _begin(state: RunState, resume_step: int | None) -> None:
     state.stepping_seconds, state.timed_steps = 0.0, 0
     state.loss = state.lr = state.images_per_second = state.memory_gib = None
     state.epoch = 0
-    if not resume_step:
-        state.best_loss = None
+    state.lows = [low for low in state.lows if low[0] <= (resume_step or 0)]
+    state.best_loss = state.lows[-1][1] if state.lows else None
 
 
 def _heed_early(state: RunState, event: Event) -> None:
@@ -190,8 +190,10 @@ def _step(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.total_steps = int(data.get("total_steps") or state.total_steps)
     state.epoch = int(data.get("epoch") or state.epoch)
     state.loss, state.lr = number(data.get("loss")), number(data.get("lr"))
-    if state.loss is not None and math.isfinite(state.loss):  # a NaN would stay the best for ever
-        state.best_loss = state.loss if state.best_loss is None else min(state.best_loss, state.loss)
+    best = math.inf if state.best_loss is None else state.best_loss
+    if state.loss is not None and -math.inf < state.loss < best:  # what is not finite would stay the best for ever
+        state.best_loss = state.loss
+        state.lows.append((state.step, state.loss))
     seconds = number(data.get("step_seconds"))
     if seconds is not None and seconds >= 0:
         state.recent_seconds.append(seconds)
