@@ -21,7 +21,8 @@ from benchmarks.campaigns.report import Figure, show
 from fluxcore.config import VRAM_PRESETS, RunConfig, resolve_config
 from fluxcore.models.registry import find_model
 from fluxcore.planner.hardware import CONTEXT_BYTES, size_of
-from fluxcore.planner.plan import make_plan, measured, request_of
+from fluxcore.planner.plan import make_plan, measured
+from fluxcore.planner.request import request_of
 from fluxcore.planner.shapes import model_files
 from fluxcore.runs.files import PROJECT_ROOT
 

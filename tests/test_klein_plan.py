@@ -11,7 +11,8 @@ import pytest
 from fluxcore.config import resolve_config
 from fluxcore.models.lora_size import KLEIN_4B, KLEIN_9B, caption_values, klein_lora_size, lora_size
 from fluxcore.models.registry import BaseModel, find_model
-from fluxcore.planner.plan import advice, make_plan, request_of
+from fluxcore.planner.plan import advice, make_plan
+from fluxcore.planner.request import request_of
 from fluxcore.planner.shapes import PlanError, model_files
 
 GIB = 2**30
@@ -110,7 +111,7 @@ def test_the_layers_with_a_lora_are_the_trainers() -> None:
     from fluxcore.planner import measure
 
     model = measure.build_transformer(tiny_request()["transformer"], torch.bfloat16)
-    measure.add_lora(model, 4, measure._targets(model))
+    measure.add_trained(model, {"network_dim": 4})
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     assert trained == klein_lora_size(2, 4, 32).trained * 4
 

@@ -14,7 +14,8 @@ from fluxcore.models.registry import find_model
 from fluxcore.planner import PlanError, advice, plan, verdict
 from fluxcore.planner import plan as plan_function
 from fluxcore.planner.hardware import CONTEXT_BYTES, GPUS, size_of
-from fluxcore.planner.plan import largest_sample, make_plan, request_of
+from fluxcore.planner.plan import make_plan
+from fluxcore.planner.request import batches_of, largest_sample, request_of
 from fluxcore.planner.shapes import model_files
 
 GIB = 2**30
@@ -134,6 +135,68 @@ def test_a_depth_is_composed_exactly_and_less_is_kept_with_checkpointing() -> No
     assert composed["base_bytes"] < 0.7 * 2 * composed["parameters"]
 
 
+@pytest.mark.parametrize(
+    "network",
+    [{"train_blocks": "single", "network_algo": "lokr"}, {"train_layers": "attn", "use_dora": True},
+     {"train_single_block_indices": "3,5", "train_double_block_indices": "none", "network_algo": "loha"}],
+    ids=["lokr-single", "dora-attention", "loha-two-blocks"],
+)  # fmt: skip
+def test_what_is_trained_is_counted_as_the_trainer_builds_it(network: dict[str, Any]) -> None:
+    """Its values, and that less is kept where fewer layers are trained."""
+    from fluxcore.config import parse_config
+    from fluxcore.models.flux import FLUX_1 as FAMILY
+    from fluxcore.planner import measure
+    from fluxcore.training.network import add_network
+
+    transformer = tiny_request()["transformer"] | {"num_layers": 3, "num_single_layers": 6}
+    whole = measure._transformer_in_fakes(tiny_request(transformer=transformer))
+    found = measure._transformer_in_fakes(tiny_request(transformer=transformer, network=network))
+    model = measure.FluxTransformer2DModel.from_config(transformer).requires_grad_(False)
+    add_network(model, parse_config({"network_dim": 4, **network}), FAMILY)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    assert found["lora_parameters"] == sum(value.numel() for value in trained)
+    assert found["parameters"] == whole["parameters"] and found["step_flops"] != whole["step_flops"]
+    full = measure._transformer_in_fakes(tiny_request(transformer=transformer, network=network), depth=(3, 6))
+    assert {key: full[key] for key in measure.GROWING} == {key: found[key] for key in measure.GROWING}
+
+
+def test_a_steps_batches_take_time_and_no_more_memory() -> None:
+    one, four = make_plan(flux(), 20, FOUND), make_plan(flux(gradient_accumulation_steps=4), 20, FOUND)
+    assert four.phases == one.phases and four.steps * 4 == one.steps
+    assert four.step_flops == 4 * one.step_flops
+    gpu = next(gpu for gpu in GPUS if gpu.name == "RTX 4090")
+    one, four = (make_plan(flux(blocks_to_swap=9, gradient_accumulation_steps=n), 20, FOUND) for n in (1, 4))
+    assert four.step_seconds(gpu) == pytest.approx(4 * one.step_seconds(gpu))
+
+
+def test_of_several_sizes_the_largest_is_planned(tmp_path: Path) -> None:
+    asked = request_of(flux(extra_resolutions="384,768", train_batch_size=2))
+    assert (asked["size"], asked["batch"], asked["picture_size"]) == ([768, 768], 2, [768, 768])
+    assert make_plan(flux(extra_resolutions="384,768"), 20, FOUND).steps == 3 * make_plan(flux(), 20, FOUND).steps
+    file = tmp_path / "dataset.toml"
+    file.write_text(
+        "[[datasets]]\nresolution = 512\nbatch_size = 8\n[[datasets.subsets]]\nimage_dir = 'many'\n"
+        "[[datasets]]\nresolution = 1024\nbatch_size = 1\n[[datasets.subsets]]\nimage_dir = 'large'\n"
+    )
+    config = flux(dataset_config=str(file))
+    assert batches_of(config) == [(512, 8), (1024, 1)]
+    asked = request_of(config)
+    assert (asked["size"], asked["batch"], asked["picture_size"]) == ([512, 512], 8, [1024, 1024])
+    with pytest.raises(PlanError, match="dataset_config"):
+        request_of(flux(dataset_config=str(tmp_path / "gone.toml")))
+
+
+def test_averages_and_prodigys_moments_are_counted() -> None:
+    samples = {"sample_every_n_steps": 10, "sample_prompts": "a cat"}
+    values = FOUND["lora_parameters"]
+    phases = {phase.name: phase.parts for phase in make_plan(flux(ema_decay=0.99, **samples), 20, FOUND).phases}
+    assert phases["train"]["its average"] == phases["sample"]["its trained weights"] == 4 * values
+    for kind, size in (("prodigy", 16), ("adamwschedulefree", 8), ("adamw8bit", 2)):
+        phases = {p.name: p.parts for p in make_plan(flux(optimizer_type=kind, **samples), 20, FOUND).phases}
+        assert phases["train"]["its optimizer"] == size * values
+        assert ("its trained weights" in phases["sample"]) == (kind == "adamwschedulefree")
+
+
 def test_the_parts_add_up_and_say_what_they_are() -> None:
     made = make_plan(flux(sample_every_n_steps=10, sample_prompts="a cat"), 20, FOUND)
     phases = {phase.name: phase for phase in made.phases}
@@ -193,6 +256,7 @@ def test_a_form_gets_no_answer_at_first_and_the_kept_one_later(tmp_path: Path, m
     assert made.parameters == FOUND["parameters"] and len(asked) == 1
     assert plan(flux(learning_rate="1e-5"), 5, tmp_path) is not None and len(asked) == 1  # depends on nothing of it
     assert plan(flux(resolution=768), 5, tmp_path) is not None and len(asked) == 2
+    assert plan(flux(resolution=768, use_dora=True), 5, tmp_path) is not None and len(asked) == 3
     (tmp_path / ".plans").rename(tmp_path / "gone")
     monkeypatch.setattr(module, "measured", lambda request: (_ for _ in ()).throw(PlanError("no torch here")))
     with pytest.raises(PlanError, match="no torch"):

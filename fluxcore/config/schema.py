@@ -505,11 +505,12 @@ class RunConfig(BaseModel):
         return [int(size) for size in self.extra_resolutions.split(",") if size]
 
     def steps_per_epoch(self, pictures: int) -> int:
-        """Optimizer steps in one epoch over `pictures` pictures of one size (the last step may be smaller).
+        """Optimizer steps in one epoch over `pictures` pictures, each at every size (the last step may be smaller).
 
         What the present pictures give, with buckets and subsets, is `fluxcore.dataset.layout`'s to say.
         """
-        batches = math.ceil(pictures * self.num_repeats / self.train_batch_size)
+        sizes = len({self.resolution, *self.more_resolutions}) if self.trainer == DEFAULT_TRAINER else 1
+        batches = sizes * math.ceil(pictures * self.num_repeats / self.train_batch_size)
         return max(1, math.ceil(batches / self.batches_per_step))
 
     def total_steps(self, pictures: int) -> int:

@@ -21,13 +21,18 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2Transformer2DModel, FluxTransformer2DModel
 from peft import LoraConfig
+from peft.tuners.lycoris_utils import LycorisLayer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3ForCausalLM, T5Config, T5EncoderModel
 from transformers.initialization import no_init_weights
 
-from fluxcore.models.flux import LORA_TARGETS
+from fluxcore.config import parse_config
+from fluxcore.config.arguments import parse_blocks
+from fluxcore.models.flux import FLUX_1, LORA_TARGETS
+from fluxcore.models.flux2 import FLUX_2_KLEIN
 from fluxcore.models.frozen import FrozenLinear, held_bytes, hold_base, inner_tensors, train_in_32_bit
+from fluxcore.training.network import add_network
 
 from .live import Live
 
@@ -59,12 +64,13 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     `request`: `transformer`, `vae`, `text_encoder`, `text_encoder_2` (the model's config.json files; klein has one text
     encoder, and is told by its `_class_name`), `precision`, `held` (held.Held), `rank`, `checkpointing`, `batch`,
-    `tokens` (of text), `size` and `sample_size` (height, width in pixels); `targets`, a pattern of the layers with a
-    LoRA, where they are not the trainer's.
+    `tokens` (of text), `size`, `picture_size` (of the largest that is encoded) and `sample_size` (height, width in
+    pixels); `network`, RunConfig's settings of what is trained, where they are not its defaults; `targets`, a pattern
+    of the layers with a LoRA, where they are not the trainer's.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng():
         found = _transformer(request)
-        found |= _vae(request["vae"], request["size"], request["sample_size"])
+        found |= _vae(request["vae"], request.get("picture_size", request["size"]), request["sample_size"])
         found |= _text(request) if "text_encoder_2" in request else _qwen3(request)
     return found
 
@@ -76,6 +82,8 @@ def _transformer_in_fakes(request: dict[str, Any], depth: tuple[int, int] | None
 
 def _transformer(request: dict[str, Any]) -> dict[str, Any]:
     doubles, singles = request["transformer"]["num_layers"], request["transformer"]["num_single_layers"]
+    if _chosen(request):  # blocks of a kind are not alike then
+        return _at_depth(request, doubles, singles, sample=True)
     first, last = START
     one = _at_depth(request, first, last, sample=True)
     while first + last + 1 < doubles + singles:
@@ -103,18 +111,30 @@ GROWING = ("parameters", "base_bytes", "lora_parameters", "lora_edges", "kept_by
 """What each further block adds the same to."""
 
 
+def _chosen(request: dict[str, Any]) -> bool:
+    """Whether blocks are trained by their numbers."""
+    network = request.get("network", {})
+    return any(parse_blocks(network.get(f"train_{kind}_block_indices", "all")) for kind in ("double", "single"))
+
+
 def _at_depth(request: dict[str, Any], doubles: int, singles: int, *, sample: bool = False) -> dict[str, Any]:
     multiple = 2 ** (len(request["vae"]["block_out_channels"]) - 1)
     dtype = DTYPES[request["precision"]]
     model = build_transformer({**request["transformer"], "num_layers": doubles, "num_single_layers": singles}, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    add_lora(model, request["rank"], request.get("targets") or _targets(model))
+    if targets := request.get("targets"):
+        add_lora(model, request["rank"], targets)
+    else:
+        add_trained(model, {"network_dim": request["rank"], **request.get("network", {})})
     to_fake(model)
     trained = train_in_32_bit(model, dtype, CPU)
     hold_base(model, CPU, request["held"])
     if request["checkpointing"]:
         model.enable_gradient_checkpointing()
     model.train()
+    for layer in model.modules():
+        if isinstance(layer, LycorisLayer):  # in training it asks a random number, which no fake tensor has
+            layer.eval()
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     step, kept = run_step(model, dtype, request["batch"], request["size"], request["tokens"], multiple)
@@ -143,17 +163,15 @@ def build_transformer(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     return model.requires_grad_(False)
 
 
-def _targets(model: nn.Module) -> str:
-    """The layers that the trainer puts a LoRA on."""
-    if isinstance(model, Flux2Transformer2DModel):
-        from fluxcore.models import flux2
-
-        return flux2.LORA_TARGETS
-    return LORA_TARGETS
+def add_trained(model: nn.Module, settings: dict[str, Any]) -> None:
+    """What the trainer trains with these settings of a RunConfig, on the meta device. Raises TrainingError."""
+    with torch.device("meta"):
+        family = FLUX_2_KLEIN if isinstance(model, Flux2Transformer2DModel) else FLUX_1
+        add_network(model, parse_config(settings), family)
 
 
 def add_lora(model: nn.Module, rank: int, targets: str = LORA_TARGETS) -> None:
-    """The trainer's LoRA, on the meta device."""
+    """A LoRA on the layers of that pattern, on the meta device."""
     with torch.device("meta"):
         model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
 

@@ -22,11 +22,11 @@ from fluxcore.models.lora_size import lora_size
 from fluxcore.models.registry import find_model
 from fluxcore.runs.disk import DiskNeeds, estimate_disk
 from fluxcore.runs.files import PROJECT_ROOT
-from fluxcore.training.prompts import parse_prompts
 from fluxcore.units import gib
 
 from .hardware import BUS_BYTES, CONTEXT_BYTES, UTILISATION, Gpu
-from .shapes import PlanError, model_files
+from .request import request_of
+from .shapes import PlanError
 
 if TYPE_CHECKING:
     from fluxcore.config import RunConfig
@@ -35,7 +35,14 @@ MEASURE = 1
 """Raised whenever measure.py gives other numbers for the same request."""
 
 SECONDS = 600
-OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0, "lion": 4.0}
+OPTIMIZER_BYTES = {
+    "adamw": 8.0,
+    "adamw8bit": 2.0,
+    "paged_adamw8bit": 2.0,
+    "lion": 4.0,
+    "prodigy": 16.0,
+    "adamwschedulefree": 8.0,
+}
 """Of an optimizer's state for each trained value; Adafactor keeps a row and a column of each matrix."""
 
 MOST_SWAPPED = 35
@@ -56,7 +63,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training needs. Bytes; `step_flops` floating point operations of one optimizer step (all its pictures)."""
+    """What a training needs. Bytes; `step_flops`: floating point operations of one optimizer step on one GPU.
+
+    A step trains `batches` of them one after the other on each GPU; where they differ, each counts as the largest.
+    """
 
     phases: tuple[Phase, ...]
     parameters: int
@@ -67,6 +77,7 @@ class Plan:
     steps: int
     disk: DiskNeeds
     checkpointing: bool
+    batches: int = 1
 
     @property
     def peak(self) -> Phase:
@@ -80,9 +91,9 @@ class Plan:
     def step_seconds(self, gpu: Gpu) -> float:
         """Seconds of a step on `gpu`: arithmetic at the stated utilisation, and swapped blocks over the bus.
 
-        They cross it once forward, once backward, and once more where the forward is done again for it.
+        They cross it in each batch once forward, once backward, and once more where the forward is done again for it.
         """
-        uses = 3 if self.checkpointing else 2
+        uses = (3 if self.checkpointing else 2) * self.batches
         return self.step_flops / (gpu.tflops * 1e12 * UTILISATION) + uses * self.swapped_bytes / BUS_BYTES
 
 
@@ -111,33 +122,6 @@ def measure_kept(request: dict[str, Any], outputs: Path) -> dict[str, Any]:
         found = measured(request)
         _keep(keep, found)
     return found
-
-
-def request_of(config: RunConfig) -> dict[str, Any]:
-    """What measure.py is asked about `config`. Raises PlanError."""
-    model = find_model(config.base_model)
-    height, width = largest_sample(config)
-    return {
-        **model_files(model),
-        "precision": config.mixed_precision,
-        "held": held(config),
-        "rank": config.network_dim,
-        "checkpointing": config.gradient_checkpointing,
-        "batch": config.train_batch_size,
-        "tokens": model.tokens,
-        "size": [config.resolution, config.resolution],
-        "sample_size": [height, width],
-    }
-
-
-def largest_sample(config: RunConfig) -> tuple[int, int]:
-    """Height and width in pixels of the largest sample; the training's, where none is drawn."""
-    try:
-        prompts = parse_prompts(config.sample_prompts) if config.sample_every_n_steps else []
-    except ValueError:
-        prompts = []
-    sizes = [(prompt.height or config.resolution, prompt.width or config.resolution) for prompt in prompts]
-    return max(sizes, key=math.prod, default=(config.resolution, config.resolution))
 
 
 def measured(request: dict[str, Any]) -> dict[str, Any]:
@@ -171,12 +155,13 @@ def make_plan(config: RunConfig, pictures: int, found: dict[str, Any]) -> Plan:
     lora = 4 * values
     optimizer = 4 * found["lora_edges"]
     if config.optimizer_type != "adafactor":
-        optimizer = int(OPTIMIZER_BYTES.get(config.optimizer_type, 8.0) * values)
+        optimizer = int(OPTIMIZER_BYTES[config.optimizer_type] * values)
     context = {"CUDA context": CONTEXT_BYTES}
     kept = found["base_bytes"] - swapped
     if config.shard_base:  # a share of it, and two double blocks put together: the one in use and the next
         kept = kept // config.processes + 2 * found["double_bytes"]
-    base = {"base model": kept, "LoRA": lora, "its optimizer": optimizer}
+    average = {"its average": lora} if config.ema_decay else {}
+    base = {"base model": kept, "LoRA": lora, "its optimizer": optimizer, **average}
     copy = {"copy of a swapped layer": found["largest_bytes"]} if swapped else {}
     phases = [Phase("pictures", {"VAE": found["vae_bytes"], "its activations": found["encode_bytes"], **context})]
     if not config.encode_on_cpu:
@@ -186,19 +171,22 @@ def make_plan(config: RunConfig, pictures: int, found: dict[str, Any]) -> Plan:
     phases.append(Phase("train", {**base, **active, **copy, **context}))
     if config.sample_every_n_steps and config.sample_prompts.strip():
         drawing = {"VAE": found["vae_bytes"], "activations": max(found["sample_bytes"], found["decode_bytes"])}
-        phases.append(Phase("sample", {**base, **drawing, **copy, **context}))
+        # What is drawn is not what is trained (averages.py), so that waits beside it.
+        other = {"its trained weights": lora} if average or config.optimizer_type == "adamwschedulefree" else {}
+        phases.append(Phase("sample", {**base, **other, **drawing, **copy, **context}))
     model = find_model(config.base_model)
     bytes_of = {"no": 4, "bf16": 2, "fp16": 2}[config.mixed_precision]
     return Plan(
         phases=tuple(phases),
         parameters=found["parameters"],
         lora_parameters=values,
-        step_flops=found["step_flops"],
+        step_flops=found["step_flops"] * config.gradient_accumulation_steps,
         swapped_bytes=swapped,
         host_bytes=max(found["parameters"] * bytes_of * config.processes, found["text_bytes"]),
         steps=config.total_steps(pictures) if pictures or config.max_train_steps else 0,
         disk=estimate_disk(config, pictures, lora_size(model)),
         checkpointing=config.gradient_checkpointing,
+        batches=config.gradient_accumulation_steps,
     )
 
 
@@ -224,7 +212,10 @@ def advice(config: RunConfig, made: Plan, size: int) -> tuple[dict[str, Any], bo
     if "captions" in by_name and by_name["captions"].total > size:
         changes["encode_on_cpu"] = True
     if by_name["pictures"].total > size:
-        changes["resolution"] = max(64, config.resolution // 2 // 64 * 64)
+        if max(config.more_resolutions, default=0) > config.resolution:
+            changes["extra_resolutions"] = ""
+        else:
+            changes["resolution"] = max(64, config.resolution // 2 // 64 * 64)
     if (over := by_name["train"].total - size) > 0:
         more, enough = _train_advice(config, made, over)
         changes |= more

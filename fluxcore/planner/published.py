@@ -14,7 +14,8 @@ from typing import Any, Literal
 from fluxcore.config import resolve_config
 from fluxcore.units import gib
 
-from .plan import make_plan, measure_kept, request_of
+from .plan import make_plan, measure_kept
+from .request import request_of
 
 ATTENTION = r".*\.attn\.(to_q|to_k|to_v|to_out\.0)"
 """diffusers' scripts by default."""
