@@ -11,16 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import Flux2KleinPipeline
+from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from PIL import Image
-from safetensors import SafetensorError
+from transformers import Qwen3ForCausalLM
 
 from . import klein_files
-from .errors import ModelError
 from .family import Drawing, Family, Grid, PromptBatch
 from .files import SingleFiles
 from .flux import training_mu
+from .folders import load_folder
 from .loading import PromptEmbedding
 from .locating import Base
 
@@ -61,12 +61,8 @@ def _load(base: Base, dtype: torch.dtype, **without: Any) -> Flux2KleinPipeline:
         pipeline = klein_files.load_pipeline(base, dtype, **without)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
-    try:
-        pipeline = Flux2KleinPipeline.from_pretrained(
-            base, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **without
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the base model at {base} can't be loaded: {str(error).partition(chr(10))[0]}") from None
+    parts = {"transformer": Flux2Transformer2DModel, "vae": AutoencoderKLFlux2, "text_encoder": Qwen3ForCausalLM}
+    pipeline = load_folder(Flux2KleinPipeline, parts, base, dtype, without)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -19,17 +19,15 @@ if not {"diffusers", "peft", "transformers"} & sys.modules.keys():
     sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
-from transformers import CLIPTokenizer, T5Tokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 from transformers.utils import logging as transformers_logging
-
-from fluxcore.runs.checkpoints import safetensors_problem
 
 from . import single_files
 from .errors import DownloadError, ModelError
 from .files import PARTS, SingleFiles
+from .folders import load_folder
 from .locating import Base, locate
 from .registry import DEFAULT_TOKENS
 from .tokenizers import find_tokenizers
@@ -71,17 +69,6 @@ def load_image_side(base: Base, dtype: torch.dtype, device: torch.device) -> Flu
     for part in (pipeline.transformer, pipeline.vae):
         part.requires_grad_(False)
     return pipeline
-
-
-def damaged_file(folder: Path) -> Path | None:
-    """A weights file below `folder` that can't be whole, where it really lies (the Hub's cache holds links)."""
-    for path in sorted(folder.glob("*/*.safetensors")):
-        try:
-            if safetensors_problem(path):
-                return path.resolve()
-        except FileNotFoundError:
-            continue
-    return None
 
 
 def load_pipeline(base: Base, dtype: torch.dtype = torch.float32) -> FluxPipeline:
@@ -128,18 +115,13 @@ def _tokenizer(kind: Any, folder: Path, length: int, encoder: Any) -> Any:
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, **without: Any) -> FluxPipeline:
-    try:
-        pipeline = FluxPipeline.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **without
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if damaged := damaged_file(folder):
-            raise DownloadError(
-                f"a file of the base model is damaged, {damaged}: delete it so that it is fetched anew, or put a whole "
-                "one there"
-            ) from None
-        raise ModelError(f"the base model at {folder} can't be loaded: {_first_line(error)}") from None
-    return pipeline
+    parts = {
+        "transformer": FluxTransformer2DModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+    }
+    return load_folder(FluxPipeline, parts, folder, dtype, without)
 
 
 def _first_line(error: Exception) -> str:
@@ -152,7 +134,6 @@ __all__ = [
     "ModelError",
     "PromptEmbedding",
     "TextSide",
-    "damaged_file",
     "load_image_side",
     "load_pipeline",
     "locate",

@@ -1,0 +1,89 @@
+"""Diffusers' folders: each part loaded with every tensor accounted for. Needs torch, and loading.py imported first.
+
+The libraries fill a part that lacks tensors with random ones and pass over those that it should not have, with a
+warning at most; a LoRA trained on that is worth nothing. Here both are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from safetensors import SafetensorError
+
+from fluxcore.runs.checkpoints import safetensors_problem
+
+from .errors import DownloadError, ModelError
+
+_NOT_NEEDED = re.compile(
+    # Counted or derived, not learned; older versions of the libraries wrote them into the files.
+    r"(.*\.)?(position_ids|inv_freq|num_batches_tracked)"
+    # What the models say beside what is read here; a text encoder may come with it or, as ComfyUI's Qwen3, without.
+    r"|lm_head\.weight|text_projection\.weight|logit_scale"
+    # One tensor under two names (T5, Qwen3): a file has either or both.
+    r"|shared\.weight|(encoder|model)\.embed_tokens\.weight"
+)
+
+
+def load_folder(
+    pipeline: Any, parts: Mapping[str, Any], folder: Path, dtype: torch.dtype, without: Mapping[str, None]
+) -> Any:
+    """The pipeline of class `pipeline` on the CPU, its `parts` (class by name) in `dtype`, some left out.
+
+    Raises ModelError or DownloadError with what to do.
+    """
+    try:
+        loaded = {name: _part(kind, folder / name, dtype) for name, kind in parts.items() if name not in without}
+        return pipeline.from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **without, **loaded
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if damaged := damaged_file(folder):
+            raise DownloadError(
+                f"a file of the base model is damaged, {damaged}: delete it so that it is fetched anew, or put a whole "
+                "one there"
+            ) from None
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"the base model at {folder} can't be loaded: {first}") from None
+
+
+def damaged_file(folder: Path) -> Path | None:
+    """A weights file below `folder` that can't be whole, where it really lies (the Hub's cache holds links)."""
+    for path in sorted(folder.glob("*/*.safetensors")):
+        try:
+            if safetensors_problem(path):
+                return path.resolve()
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One part in `dtype`. Raises ModelError where its files lack tensors or have others; the libraries' own errors."""
+    precision = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
+    model, found = kind.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **precision
+    )
+    told = []
+    if missing := _needed(found["missing_keys"]):
+        told.append(f"they lack {missing}")
+    if left_over := _needed(found["unexpected_keys"]):
+        told.append(f"they have {left_over} that they should not have")
+    if told:
+        raise ModelError(
+            f"the files in {folder} are not those of its config.json: {', and '.join(told)}; download the model again, "
+            "or name another one in base_model"
+        )
+    return model
+
+
+def _needed(names: Collection[str]) -> str:
+    """The first of the tensors that count, and how many more there are; "" where there is none."""
+    wrong = sorted(name for name in names if not _NOT_NEEDED.fullmatch(name))
+    return wrong[0] + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "") if wrong else ""
