@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 from PIL import Image
 
 from fluxcore.config import RunConfig, parse_config
+from fluxcore.dataset import PictureError
 from fluxcore.dataset.layout import lay_out
 from fluxcore.models.flux import FLUX_1
 from fluxcore.models.loading import PromptEmbedding
+from fluxcore.training import cache as cache_module
 from fluxcore.training import data as data_module
-from fluxcore.training.cache import Cache, load_pixels
+from fluxcore.training.cache import Cache, encode_pictures_into, load_pixels
 from fluxcore.training.captions import caption_forms
 from fluxcore.training.data import TrainingData
 
@@ -181,3 +184,55 @@ def test_a_picture_is_scaled_and_cut_at_its_centre(tmp_path: Path) -> None:
     assert load_pixels(tmp_path / "a.png", (96, 32)).shape == (3, 32, 96)
     middle = load_pixels(tmp_path / "a.png", (32, 32))
     assert middle.shape == (3, 32, 32) and float(middle[:, :, 4:-4].min()) > 0.9
+
+
+class Encoding:
+    """Pictures that are read and encoded without any: what was asked for, in order."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 200) -> None:
+        self.cache, self.read, self.encoded = Cache(folder), list[str](), list[int]()
+        self.wanted = {f"k{number:03}": (Path(f"{number}.png"), (16, 16), False) for number in range(count)}
+        self.bad = ""
+        monkeypatch.setattr(cache_module, "load_pixels", self._load)
+
+    def _load(self, path: Path, size: tuple[int, int]) -> torch.Tensor:
+        self.read.append(path.name)
+        if path.name == self.bad:
+            raise PictureError(f"{path.name} can't be read")
+        return torch.full((3, *size), float(path.stem))
+
+    def run(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            self.encoded.append(int(pixels[0, 0, 0, 0]))
+            return pixels
+
+        encode_pictures_into(self.cache, encode, self.wanted, 3, on_progress)
+
+
+def test_pictures_are_read_a_few_ahead_and_kept_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoding, ahead = Encoding(tmp_path, monkeypatch), list[int]()
+    encoding.run(lambda done, total: ahead.append(len(encoding.read) - done))
+    assert encoding.encoded == list(range(200)) and len(encoding.read) == 200
+    assert max(ahead) <= 3 * cache_module.READ_AHEAD
+    assert float(encoding.cache["k117"]["latents"][0, 0, 0]) == 117
+
+
+def test_a_stop_in_mid_encoding_reads_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoding = Encoding(tmp_path, monkeypatch)
+
+    def stop_at_5(done: int, total: int) -> None:
+        if done == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        encoding.run(stop_at_5)
+    assert len(encoding.read) <= 5 + 3 * cache_module.READ_AHEAD
+    assert "k004" in encoding.cache and "k005" not in encoding.cache
+
+
+def test_a_picture_that_can_not_be_read_ends_the_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoding = Encoding(tmp_path, monkeypatch)
+    encoding.bad = "7.png"
+    with pytest.raises(PictureError, match="7.png"):
+        encoding.run()
+    assert len(encoding.read) <= 8 + 3 * cache_module.READ_AHEAD and encoding.encoded == list(range(7))

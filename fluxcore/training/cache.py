@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ FORM = 1
 """Raised whenever the same key would mean other tensors."""
 KEPT_BYTES = 4 << 30
 """How much of it stays in memory; what is beyond is read from the disk at each use."""
+READ_AHEAD = 2
+"""Pictures for each thread that are read before they are needed."""
 
 
 def model_key(files: Iterable[Path]) -> str:
@@ -143,7 +147,7 @@ def encode_pictures_into(
     """Put the normalised latents (C, h, w) of each picture into the cache; `wanted`: path, size, flipped, by key.
 
     `encode` as a family's `encode_pictures` on its pipeline.
-    Raises PictureError for one that can't be read.
+    Raises PictureError for one that can't be read, and what `on_progress` raises; then no further ones are read.
     """
 
     def load(one: tuple[Path, Size, bool]) -> torch.Tensor:
@@ -151,11 +155,19 @@ def encode_pictures_into(
         pixels = load_pixels(path, size)
         return pixels.flip(-1) if flipped else pixels
 
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        loaded = pool.map(load, wanted.values())
-        for done, (key, pixels) in enumerate(zip(wanted, loaded, strict=True), 1):
+    count = max(1, workers)
+    pool = ThreadPoolExecutor(max_workers=count)
+    try:
+        left = iter(wanted.values())
+        # So many are read ahead, and no more: pixels take much memory, and what is begun is waited for at the end.
+        ahead = deque(pool.submit(load, one) for one in islice(left, READ_AHEAD * count))
+        for done, key in enumerate(wanted, 1):
+            pixels = ahead.popleft().result()
+            ahead.extend(pool.submit(load, one) for one in islice(left, 1))
             cache[key] = {"latents": encode(pixels[None])[0]}
             on_progress(done, len(wanted))
+    finally:  # after a stop or an error too: the pictures that no thread has begun are left
+        pool.shutdown(cancel_futures=True)
 
 
 def load_pixels(path: Path, size: Size) -> torch.Tensor:
