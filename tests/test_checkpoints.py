@@ -12,6 +12,7 @@ from fluxcore.log import Event
 from fluxcore.runs import RunFolder, best_weights, find_state, fold, list_checkpoints, resume_choice
 from fluxcore.runs.checkpoints import inspect_state, safetensors_problem, set_aside
 from fluxcore.runs.files import RunError, parse_checkpoint_name
+from fluxcore.runs.state_files import ABOUT_FILE, content_problem, read_about, write_about
 
 
 def weights(path: Path, size: int = 16, cut: int = 0) -> Path:
@@ -71,6 +72,43 @@ def test_a_state_is_whole_only_with_all_its_parts(folder: RunFolder, missing: st
     assert inspect_state(state(folder, "cat-000001-state", 10)).complete
     broken = inspect_state(state(folder, "cat-000002-state", 20, without=missing))
     assert not broken.complete and broken.problem
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "scheduler.bin", "sub/more.bin", ABOUT_FILE])
+@pytest.mark.parametrize("how", ["cut", "longer", "gone"])
+def test_a_torn_file_makes_a_listed_state_incomplete_and_an_older_one_is_taken(
+    folder: RunFolder, name: str, how: str
+) -> None:
+    state(folder, "cat-000001-state", 10)  # as older versions and sd-scripts write it: without a list
+    newest = state(folder, "cat-000002-state", 20)
+    (newest / "sub").mkdir()
+    for file in ("optimizer.bin", "scheduler.bin", "sub/more.bin"):
+        (newest / file).write_bytes(b"moments")
+    write_about(newest, "cat", "flux-mini")
+    assert (about := read_about(newest)).base_model == "flux-mini" and about.run == "cat" and len(about.files) == 6
+    assert inspect_state(newest).complete and content_problem(newest) == ""
+    if how == "gone" and name == ABOUT_FILE:
+        (newest / name).unlink()
+        assert inspect_state(newest).complete, "a state without the list is taken as it is"
+        return
+    file = newest / name
+    content = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-3] if how == "cut" else content + b"}")
+    found = inspect_state(newest)
+    assert not found.complete and name in found.problem
+    chosen = resume_choice(folder, fold("cat", []))
+    assert chosen is not None and chosen.name == "cat-000001-state"
+
+
+def test_other_bytes_of_the_same_length_are_found_by_their_hash(folder: RunFolder) -> None:
+    path = state(folder, "cat-000001-state", 10)
+    write_about(path, "cat", "flux-mini")
+    (path / "optimizer.bin").write_bytes(b"y")
+    assert inspect_state(path).complete, "that would mean reading all of it at each look"
+    assert content_problem(path) == "optimizer.bin is not as it was written"
 
 
 def test_torn_weights_are_found_by_their_length(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from fluxcore.runs import find_state
+from fluxcore.runs.state_files import read_about, write_about
+from fluxcore.training.failures import TrainingError
 from tests.training_tools import RISO, events_of, lora_of, losses_of, new_run, same, some_pictures, train_here, trained
 
 SUBSETS = """
@@ -95,6 +97,28 @@ def test_a_dataset_that_changed_before_a_resume_is_told(tmp_path: Path) -> None:
     train_here(folder, attempt=3, resume_from=folder.step_state(2))
     (told,) = events_of(folder, "dataset.changed")
     assert told.data == {"step": 2, "checkpoint": "changed-step00000002-state", "pictures": 6}
+
+
+def test_a_damaged_checkpoint_is_refused_and_another_base_model_is_told(tmp_path: Path) -> None:
+    folder = new_run(tmp_path, "damaged", some_pictures, network_dim=2, max_train_steps=3)
+    train_here(folder, stop_after=2)
+    state = folder.step_state(2)
+    about = read_about(state)
+    assert (about.run, about.base_model) == ("damaged", "flux-mini")
+    optimizer = (state / "optimizer.bin").read_bytes()
+    (state / "optimizer.bin").write_bytes(optimizer[:-1] + bytes([optimizer[-1] ^ 1]))
+    with pytest.raises(
+        TrainingError, match=r"state is damaged \(optimizer.bin is not as it was written\): resume from"
+    ):
+        train_here(folder, attempt=2, resume_from=state)
+    (state / "optimizer.bin").write_bytes(optimizer)
+    write_about(state, "damaged", "flux-midi")
+    train_here(folder, attempt=3, resume_from=state)
+    (told,) = events_of(folder, "resume.adapted")
+    assert told.data["optimizer"] == "kept"
+    assert told.data["notices"] == [
+        "it was trained on flux-midi, the base model is flux-mini now: the training goes on on that"
+    ]
 
 
 def test_samples_and_a_checkpoint_when_asked_for_disturb_nothing(tmp_path: Path) -> None:

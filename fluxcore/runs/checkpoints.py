@@ -15,6 +15,7 @@ from fluxcore.atomic import free_name, sync_folder
 from .files import RunFolder, parse_checkpoint_name
 from .fold import RunState
 from .records import Checkpoint
+from .state_files import size_problem
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def inspect_state(path: Path, epoch: int | None = None) -> CheckpointFile:
     """Look into a state folder, ours or sd-scripts'.
 
     `train_state.json` is written first and `random_states_0.pkl` last (accelerate's order, not atomic in sd-scripts),
-    so a folder with both, and with whole weights and an optimizer between them, is complete.
+    so a folder with both, and with whole weights and an optimizer between them, is complete; where it has a list of its
+    files (state_files.py), all of them have their size as well.
     """
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     step, problem, attempt = None, "", None
@@ -88,6 +90,7 @@ def inspect_state(path: Path, epoch: int | None = None) -> CheckpointFile:
     for name in ("optimizer.bin", "random_states_0.pkl"):
         if not problem and not ((path / name).is_file() and (path / name).stat().st_size):
             problem = f"{name} is missing"
+    problem = problem or size_problem(path)
     return CheckpointFile(path, "state", step, epoch, size, not problem, problem, attempt)
 
 

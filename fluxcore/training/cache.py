@@ -52,12 +52,6 @@ def picture_key(model: str, content: str, size: Size, flipped: bool) -> str:
     return "latents-" + _hash([FORM, model, content, size, flipped])
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hash(what: object) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:40]
 

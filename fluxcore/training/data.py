@@ -17,13 +17,13 @@ from fluxcore.dataset.layout import Example, Layout
 from fluxcore.models.family import Family, TextEncoder
 from fluxcore.models.loading import PromptEmbedding
 from fluxcore.models.locating import Base, files_behind
+from fluxcore.runs.state_files import file_hash
 
 from . import randomness
 from .cache import (
     Cache,
     encode_pictures_into,
     encode_prompts,
-    file_hash,
     model_key,
     picture_key,
     prompt_embedding,

@@ -57,7 +57,7 @@ def training_info(
         discrete_flow_shift=config.discrete_flow_shift,
         model_prediction_type="raw",
         guidance_scale=config.guidance_scale,
-        sd_model_name=Path(config.pretrained_model_name_or_path).name or model.repo or model.name,
+        sd_model_name=base_name(config, model),
         tag_frequency={name: count_tags(one.caption for one in found) for name, found in folders.items()},
         dataset_dirs={
             name: {"n_repeats": found[0].repeats, "img_count": len(found)} for name, found in folders.items()
@@ -72,6 +72,11 @@ def training_info(
         trigger_phrase=config.concept_sentence or None,
         implementation_version="FluxGym",
     )
+
+
+def base_name(config: RunConfig, model: BaseModel) -> str:
+    """What files call the base model: a person's own file, the repository, or the list's name."""
+    return Path(config.pretrained_model_name_or_path).name or model.repo or model.name
 
 
 def thumbnail_of(picture: Image.Image) -> str:

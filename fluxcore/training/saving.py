@@ -14,8 +14,8 @@ from fluxcore.config import RunConfig
 from fluxcore.models.family import Family
 from fluxcore.runs.files import RunFolder
 from fluxcore.runs.retention import prune_states
+from fluxcore.runs.state_files import file_hash
 
-from .cache import file_hash
 from .lora_file import save_network
 from .lora_metadata import TrainingInfo, sd_scripts_metadata
 from .network import DTYPES, network_tensors
@@ -33,10 +33,12 @@ class Saver:
     attempt: int | None
     parts: list[Callable[[Path], None]] = field(default_factory=list)
     """What writes files of its own into each state, beside accelerate's."""
+    base: str = ""
+    """The base model as states tell it."""
 
     def state(self, accelerator: Accelerator, target: Path, epoch: int, step: int) -> None:
         """Write a state folder; older states go as the config says."""
-        size = save_state(accelerator, self.folder, target, epoch, step, self.attempt, self.parts)
+        size = save_state(accelerator, self.folder, target, epoch, step, self.attempt, self.parts, self.base)
         self.report.checkpoint(step, epoch, self.folder.relative(target), "state", size)
         prune_states(self.folder, self.config.save_last_n_epochs_state, self.config.save_last_n_steps_state, step)
 

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fluxcore.atomic import free_name, sync_folder, sync_tree
 from fluxcore.runs.files import RunFolder
+from fluxcore.runs.state_files import StateDamaged, content_problem, read_about, write_about
 
 from .failures import Exit, TrainingError
 from .state_form import StateForm, counted_steps, moments, peft_name
@@ -54,11 +55,12 @@ def save_state(
     step: int,
     attempt: int | None,
     more: Iterable[Callable[[Path], None]] = (),
+    base: str = "",
 ) -> int:
     """Write the state folder `target` aside and rename it; returns its bytes. Raises OSError with nothing left over.
 
-    `attempt` writes it; `more` write files of their own into it. `train_state.json` is written first and accelerate's
-    `random_states_0.pkl` last, as in sd-scripts.
+    `attempt` writes it; `more` write files of their own into it; `base` names the base model. `train_state.json` is
+    written first and accelerate's `random_states_0.pkl` last, as in sd-scripts, then the list of them all.
     """
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -69,6 +71,7 @@ def save_state(
         for write in more:
             write(aside)
         accelerator.save_state(str(aside))
+        write_about(aside, folder.name, base)
         sync_tree(aside)
         if target.exists():  # a rename onto a folder fails; what lies there is kept
             kept = free_name(folder.superseded / target.name)
@@ -102,13 +105,27 @@ def load_state(
     optimizer: AcceleratedOptimizer,
     scheduler: AcceleratedScheduler,
     path: Path,
+    base: str = "",
 ) -> Resumed:
     """Load a state folder, ours or sd-scripts', into the LoRA, optimizer and scheduler.
 
     The learning rate and its schedule are those of the config, not of the state; another optimizer than the state's
-    begins without memory of the steps before, as does one whose moments are of a LoRA that is built otherwise. Raises
-    TrainingError where the folder is torn or belongs to another LoRA. Nothing is unpickled but by `weights_only`.
+    begins without memory of the steps before, as does one whose moments are of a LoRA that is built otherwise; another
+    base model (`base` names the present one) is told. Raises TrainingError where the folder is torn or belongs to
+    another LoRA. Nothing is unpickled but by `weights_only`.
     """
+    try:
+        problem, before = content_problem(path), read_about(path).base_model
+    except (OSError, StateDamaged) as error:
+        problem, before = str(error), ""
+    if problem:
+        raise TrainingError(
+            Exit.BAD_CONFIG,
+            f"the checkpoint {path.name} is damaged ({problem}): resume from another one of `fluxgym checkpoints`",
+        )
+    other_base = (
+        f"it was trained on {before}, the base model is {base} now" if base and before not in ("", base) else ""
+    )
     named = [name for name, value in transformer.named_parameters() if value.requires_grad]
     ours = get_peft_model_state_dict(transformer)
     try:
@@ -119,14 +136,15 @@ def load_state(
         found = form.read(tensors, ours, named)
         counted = counted_steps(saved)
     except TrainingError as error:
+        why = f"{other_base}; {error}" if other_base else error
         raise TrainingError(
-            Exit.BAD_CONFIG, f"the checkpoint {path.name} doesn't fit: {error}, or start afresh"
+            Exit.BAD_CONFIG, f"the checkpoint {path.name} doesn't fit: {why}, or start afresh"
         ) from None
     except (*_UNREADABLE, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
     set_peft_model_state_dict(transformer, found.lora)
     theirs = found.fused and "attempt" not in where  # ours say which attempt wrote them
-    notices = []
+    notices = [f"{other_base}: the training goes on on that"] if other_base else []
     if counted > step:  # sd-scripts begin their count anew when they resume; the optimizer goes on with its own
         notices.append(f"it says step {step}, its optimizer has made {counted}: the training goes on there")
         step = counted

@@ -32,6 +32,7 @@ from .cache import Cache
 from .compiling import Compiling
 from .data import Batch, TrainingData
 from .failures import Exit, TrainingError
+from .metadata import base_name
 from .network import DTYPES, add_network, continue_from, effective_alpha
 from .noise_levels import draw_sigmas
 from .objective import sample_losses, sigma_weights
@@ -111,10 +112,11 @@ class Training(Attempt):
         validation = self.validation = Validation(config.seed, data.held_out()) if layout.held_out else None
         optimizer, scheduler = ranks.prepare(accelerator, parameters, optimizer, scheduler)
         keep_states_small(accelerator, transformer, form)
+        self.saver.base = base_name(config, self.model)
         self.saver.parts = [part.save for part in (data, averages, validation) if part is not None]
         step, total = 0, layout.total_steps
         if state := self.resume_from:
-            found = load_state(transformer, form, optimizer, scheduler, state)
+            found = load_state(transformer, form, optimizer, scheduler, state, self.saver.base)
             report.adapted(found, state)
             step = found.step
             averages.load(state)

@@ -1,0 +1,84 @@
+"""`fluxgym_state.json` in a state's folder: whose it is, and what its files were when it was written. No torch.
+
+sd-scripts pass over it, and write none; a state without it is taken as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ABOUT_FILE = "fluxgym_state.json"
+
+
+class StateDamaged(ValueError):
+    """A state whose `fluxgym_state.json` can't be read; the message says so."""
+
+
+@dataclass(frozen=True)
+class StateAbout:
+    """The run and the base model that a state was trained of and on ("" = not told), and its `files`.
+
+    Of each file, by its path in the folder: bytes, and sha256 in hex.
+    """
+
+    run: str = ""
+    base_model: str = ""
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def write_about(folder: Path, run: str, base_model: str) -> None:
+    """Write the file for all that lies in `folder` now: last of all, it vouches for the others."""
+    files = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": file_hash(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file != folder / ABOUT_FILE
+    }
+    about = {"run": run, "base_model": base_model, "files": files}
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1))
+
+
+def read_about(folder: Path) -> StateAbout:
+    """What the folder's file tells; nothing where there is none. Raises StateDamaged."""
+    try:
+        found = json.loads((folder / ABOUT_FILE).read_text())
+        files = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in found.get("files", {}).items()}
+        return StateAbout(str(found.get("run", "")), str(found.get("base_model", "")), files)
+    except (FileNotFoundError, NotADirectoryError):
+        return StateAbout()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise StateDamaged(f"{ABOUT_FILE} is torn") from None
+
+
+def size_problem(folder: Path) -> str:
+    """Why the files can't be those that were written, by their sizes alone, or ""."""
+    try:
+        files = read_about(folder).files
+    except StateDamaged as error:
+        return str(error)
+    for name, (size, _) in files.items():
+        try:
+            found = (folder / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if found != size:
+            return f"{name} has {found:,} bytes instead of {size:,}"
+    return ""
+
+
+def content_problem(folder: Path) -> str:
+    """The same by their contents, or "": reads all of them."""
+    if problem := size_problem(folder):
+        return problem
+    for name, (_, sha256) in read_about(folder).files.items():
+        if file_hash(folder / name) != sha256:
+            return f"{name} is not as it was written"
+    return ""
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
