@@ -226,6 +226,28 @@ def test_a_network_is_continued_at_the_strength_it_had(kind: str, tmp_path: Path
         continue_from(third, file, wrong, FLUX_1)
 
 
+@pytest.mark.parametrize("others", ["rank", "family"])
+def test_of_a_lora_that_does_not_fit_both_base_models_are_named(others: str, tmp_path: Path) -> None:
+    from fluxcore.training.lora_file import save_network
+
+    model, config = filled(KINDS[next(iter(KINDS))])
+    file = tmp_path / "network.safetensors"
+    tensors = network_tensors(lora_state(model), config, FLUX_1, torch.float32)
+    if others == "family":
+        tensors = {"lora_unet_no_such_layer.lora_down.weight": torch.zeros(4, 4)}
+    wrong = parse_config({**config.model_dump(), "network_dim": 3})
+    other = transformer()
+    add_network(other, wrong, FLUX_1)
+    save_network(file, tensors, {"ss_sd_model_name": "flux-2-klein-4b.safetensors"})
+    named = r"trained on flux-2-klein-4b.safetensors; the base model here is flux-mini\)"
+    with pytest.raises(TrainingError, match=rf"network_weights .* can't be used: .*{named}"):
+        continue_from(other, file, wrong, FLUX_1)
+    save_network(file, tensors, {"ss_sd_model_name": "flux-mini"})
+    with pytest.raises(TrainingError) as error:
+        continue_from(other, file, wrong, FLUX_1)
+    assert "trained on" not in str(error.value)
+
+
 @pytest.mark.parametrize("kind", ["lokr", "lokr, whole matrices", "loha"])
 def test_lycoris_files_hold_what_the_network_adds(kind: str) -> None:
     """As ComfyUI reads them: alpha over the rank of a parted matrix, 1 where no matrix is parted."""

@@ -17,16 +17,18 @@ from pathlib import Path
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from fluxcore.config import RunConfig
 from fluxcore.config.arguments import parse_blocks
 from fluxcore.models.family import Family
+from fluxcore.models.registry import find_model
 
 from .failures import Exit, TrainingError
 from .lora_file import read_lora
 from .lora_keys import KEY_NAMES
+from .metadata import base_name
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a config calls a precision: `mixed_precision`, `save_precision`."""
@@ -133,6 +135,7 @@ def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, f
     Raises TrainingError where it can't be used.
     """
     ours = get_peft_model_state_dict(transformer)
+    base = _other_base(path, config)
     try:
         if config.network_algo == "lora" and not config.use_dora:
             theirs, alphas = KEY_NAMES[family.key_names].from_file(read_lora(path)[0])
@@ -141,18 +144,33 @@ def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, f
             if config.use_dora and family.key_names == "flux2":
                 alphas = {name.partition(".lora_B.")[0]: float(config.network_dim) for name in theirs}
     except (OSError, ValueError, SafetensorError) as error:
-        raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {error}") from None
+        raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {error}{base}") from None
     if {name: value.shape for name, value in theirs.items()} != {name: value.shape for name, value in ours.items()}:
         raise TrainingError(
             Exit.BAD_CONFIG,
-            f"network_weights {path.name} is not a {config.network_algo} of rank {config.network_dim} on the same "
-            "layers: set network_dim, network_algo, use_dora and the layers as they were",
+            f"network_weights {path.name} can't be used: it is not a {config.network_algo} of rank "
+            f"{config.network_dim} on the same layers: set network_dim, network_algo, use_dora and the layers as they "
+            f"were{base}",
         )
     for name in theirs:
         module, is_up, _ = name.partition(".lora_B.")
         if is_up and module in alphas:  # their scale is alpha / rank of their own; the adapter's is the config's
             theirs[name] = theirs[name].float() * (alphas[module] / effective_alpha(config))
     set_peft_model_state_dict(transformer, theirs)
+
+
+def _other_base(path: Path, config: RunConfig) -> str:
+    """That a LoRA file was trained on another base model, by its own word; "" where it says no such thing."""
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return ""
+    theirs = said.get("ss_sd_model_name") or said.get("modelspec.architecture", "").removesuffix("/lora")
+    ours = base_name(config, find_model(config.base_model))
+    if not theirs or theirs == ours:
+        return ""
+    return f" (it says that it was trained on {theirs}; the base model here is {ours})"
 
 
 def _read_kin(path: Path, ours: Mapping[str, torch.Tensor], config: RunConfig) -> dict[str, torch.Tensor]:
