@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,35 @@ def test_every_optimizer_goes_downhill(name: str) -> None:
         optimizer.eval()
     assert float(weight.square().mean()) < 0.7 * before
     assert effective_rate(optimizer, 1.0) > 0
+
+
+def test_a_paged_optimizer_without_a_gpu_is_refused_in_a_sentence() -> None:
+    with pytest.raises(TrainingError, match="paged_adamw8bit needs an NVIDIA GPU, .*choose adamw8bit"):
+        make_optimizer(parse_config({"optimizer_type": "paged_adamw8bit"}), parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_paged_optimizer_goes_downhill_and_on_from_its_state() -> None:
+    (weight,) = given = [torch.nn.Parameter(torch.ones(512, 256, device="cuda"))]
+    config = parse_config({"optimizer_type": "paged_adamw8bit", "learning_rate": "0.01"})
+    optimizer = make_optimizer(config, given)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            weight.square().mean().backward()
+            optimizer.step()
+
+    steps(5)
+    kept, saved = weight.detach().clone(), deepcopy(optimizer.state_dict())
+    steps(5)
+    after = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(kept)
+    optimizer = make_optimizer(config, given)
+    optimizer.load_state_dict(saved)
+    steps(5)
+    assert float(after.mean()) < float(kept.mean()) < 1 and torch.equal(weight, after)
 
 
 def test_arguments_reach_the_optimizer_and_wrong_ones_are_a_sentence() -> None:

@@ -78,8 +78,10 @@ class RunConfig(BaseModel):
         max_length=MOST_PATH,
     )
     vram: str = _option(
-        "20G", "lora", "The GPU's memory; it sets precision and optimizer.", advanced=False, pattern=r"^\d{1,3}G$"
-    )
+        "20G", "lora", "The GPU's memory: it sets how the base model is held, where captions are encoded, the "
+        "optimizer and gradient checkpointing.",
+        advanced=False, pattern=r"^\d{1,3}G$",
+    )  # fmt: skip
 
     num_repeats: int = _option(
         10, "dataset", "How often each picture is seen in an epoch.", advanced=False, ge=1, le=1000
@@ -149,15 +151,20 @@ class RunConfig(BaseModel):
         16, "training", "How often to go through all pictures.", advanced=False, ge=1, le=10_000
     )
     max_train_steps: int = _option(0, "training", "Optimizer steps; above 0 it wins over epochs.", ge=0, le=MOST_STEPS)
-    train_batch_size: int = _option(1, "training", "Pictures per optimizer step.", ge=1, le=256)
+    train_batch_size: int = _option(
+        1, "training", "Pictures per batch; a step has gradient_accumulation_steps batches on each GPU.", ge=1, le=256
+    )
     gradient_accumulation_steps: int = _option(
         1, "training", "Batches per optimizer step: as a larger batch in the memory of one.", ge=1, le=1024
     )
     learning_rate: str = _option("8e-4", "training", "Size of a step, as in 8e-4.", advanced=False)
-    optimizer_type: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "lion", "adamwschedulefree"] = _option(
+    optimizer_type: Literal[
+        "adamw", "adamw8bit", "paged_adamw8bit", "adafactor", "prodigy", "lion", "adamwschedulefree"
+    ] = _option(
         "adamw",
         "training",
-        "The optimizer: adamw; adamw8bit and adafactor (less memory); lion (a rate a third to a tenth of adamw's); "
+        "The optimizer: adamw; adamw8bit and adafactor (less memory); paged_adamw8bit (waits in the host's memory "
+        "where the GPU's is short; NVIDIA only); lion (a rate a third to a tenth of adamw's); "
         "prodigy (finds the rate itself: learning_rate 1); adamwschedulefree (needs no schedule: lr_scheduler "
         "constant).",
     )
@@ -188,7 +195,7 @@ class RunConfig(BaseModel):
     )
     gradient_checkpointing: bool = _option(
         True, "memory", "Do each block's forward pass again for the backward pass instead of keeping all: half as much "
-        "time again, for FLUX.1 at 512 pixels 9 GiB less a picture.",
+        "time again, for FLUX.1 at 512 pixels 13 GiB less a picture.",
     )  # fmt: skip
     fp8_base: bool = _option(
         False, "memory", "Hold the base model in 8-bit floats with a scale for each row: for FLUX.1 11 GiB less."

@@ -28,7 +28,7 @@ REACTION_SECONDS = 15.0
 WARN_SECONDS = 600.0
 
 _FLOAT_BYTES = 4
-_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "lion": 4, "prodigy": 16, "adamwschedulefree": 8}
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2, "lion": 4, "prodigy": 16, "adamwschedulefree": 8}
 """A trained value's; sd-scripts' adamw is adamw8bit, as in FluxGym's presets."""
 _BYTES_A_LAYER = 2048
 """Names, headers, generators: beside the values themselves."""

@@ -17,6 +17,7 @@ from fluxcore.training.prompts import SamplePrompt, parse_prompts
 OPTIMIZERS = {
     "adamw": ["adamw8bit"],
     "adamw8bit": ["adamw8bit"],
+    "paged_adamw8bit": ["PagedAdamW8bit"],
     "prodigy": ["prodigy"],
     "lion": ["lion"],
     "adamwschedulefree": ["adamwschedulefree"],

@@ -22,6 +22,7 @@ from .failures import Exit, TrainingError
 _LIBRARIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "adamw": ("torch.optim", "AdamW", "torch", {}),
     "adamw8bit": ("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", {}),
+    "paged_adamw8bit": ("bitsandbytes.optim", "PagedAdamW8bit", "bitsandbytes", {}),
     "adafactor": (
         "transformers.optimization",
         "Adafactor",
@@ -37,6 +38,8 @@ _LIBRARIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 def make_optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The config's optimizer over `parameters`. Raises TrainingError where its package is missing or it can't run."""
     name = config.optimizer_type
+    if name.startswith("paged_") and not all(parameter.is_cuda for parameter in parameters):
+        raise _refused(f"optimizer_type {name} needs an NVIDIA GPU, whose memory it shares: choose adamw8bit")
     module, attribute, package, arguments = _LIBRARIES[name]
     try:
         kind: Callable[..., torch.optim.Optimizer] = getattr(import_module(module), attribute)
