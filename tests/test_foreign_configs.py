@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cli_tools import call
 
-from fluxcore.config import resolve_config
+from fluxcore.config import RunConfig, resolve_config
 from fluxcore.config.foreign import ForeignError, read_config
 
 # The keys of kohya_ss' presets/lora/flux1D - adamw8bit fp8.json that say something, with values of our own.
@@ -178,9 +179,73 @@ def test_a_job_of_ai_toolkit() -> None:
         "d0g asleep in the sun --w 1024 --h 768 --s 20 --g 4",
         "a red bicycle --w 1024 --h 768 --s 20 --g 4",
     ]
-    assert "train.ema_config" in left and "save.max_step_saves_to_keep" in left
-    assert any(name.startswith("datasets.resolution") for name in left)
-    assert len(left) == 3, left
+    assert (config.extra_resolutions, config.ema_decay, config.optimizer_type) == ("512,768", 0.99, "adamw8bit")
+    assert (config.enable_bucket, config.timestep_sampling) == (True, "sigmoid"), "as there where nothing is said"
+    assert left == ["save.max_step_saves_to_keep"]
+
+
+def toolkit(**changes: Any) -> tuple[RunConfig, list[str]]:
+    """The job with keys of its parts changed or added (`train={"…": …}`), as a config, and what was left out."""
+    job = yaml.safe_load(AI_TOOLKIT)
+    process = job["config"]["process"][0]
+    for part, values in changes.items():
+        (process[part][0] if part == "datasets" else process[part]).update(values)
+    found, left = read_config(yaml.safe_dump(job, sort_keys=False), ".yaml")
+    return resolve_config(found), [name for name in left if name != "save.max_step_saves_to_keep"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"train": {"gradient_accumulation": 4}}, {"gradient_accumulation_steps": 4, "max_train_steps": 1800}),
+        ({"train": {"gradient_accumulation_steps": 4}},  # its steps are batches
+         {"gradient_accumulation_steps": 4, "max_train_steps": 450, "save_every_n_steps": 63,
+          "sample_every_n_steps": 75}),
+        ({"datasets": {"shuffle_tokens": True, "keep_tokens": 2, "flip_x": True, "buckets": False}},
+         {"shuffle_caption": True, "keep_tokens": 2, "flip_aug": True, "enable_bucket": False}),
+        ({"datasets": {"resolution": 768}}, {"resolution": 768, "extra_resolutions": ""}),
+        ({"datasets": {"resolution": [768]}}, {"resolution": 768, "extra_resolutions": ""}),
+        ({"network": {"type": "lokr", "lokr_factor": 8, "dropout": 0.1}},
+         {"network_algo": "lokr", "lokr_factor": 8, "network_dropout": 0.1}),
+        ({"network": {"lokr_full_rank": True, "conv": 16, "network_kwargs": {"ignore_if_contains": []}}},
+         {"network_algo": "lora"}),
+        ({"network": {"type": "dora"}, "model": {"quantize": False}}, {"use_dora": True, "fp8_base": False}),
+        ({"model": {"qtype": "qint8"}}, {"quantize_base": "int8"}),
+        ({"model": {"qtype": "qint8", "quantize": False}}, {"quantize_base": "none"}),
+        ({"model": {"name_or_path": "black-forest-labs/FLUX.2-klein-base-4B", "arch": "flux2_klein_4b"}},
+         {"base_model": "flux2-klein-base-4b"}),
+        ({"train": {"ema_config": {"use_ema": False, "ema_decay": 0.99}}}, {"ema_decay": 0}),
+        ({"train": {"optimizer_params": {"weight_decay": 0.01, "betas": [0.9, 0.95]}}},
+         {"optimizer_args": "weight_decay=0.01 betas=0.9,0.95"}),
+        ({"train": {"timestep_type": "linear", "loss_type": "mse", "lr_scheduler": "cosine"}},
+         {"timestep_sampling": "uniform", "loss_type": "l2", "lr_scheduler": "cosine"}),
+        ({"train": {"disable_sampling": True}}, {"sample_every_n_steps": 0}),
+        ({"train": {"optimizer": "pagedadamw8bit"}}, {"optimizer_type": "paged_adamw8bit"}),
+        ({"sample": {"prompts": [], "samples": [{"prompt": "a", "width": 512, "seed": 3}, {"prompt": "b"}]}},
+         {"sample_prompts": "a --w 512 --d 3 --h 768 --s 20 --g 4\nb --w 1024 --h 768 --s 20 --g 4"}),
+    ],
+)  # fmt: skip
+def test_keys_of_ai_toolkit_that_have_their_like_here(changes: dict[str, Any], wanted: dict[str, Any]) -> None:
+    config, left = toolkit(**changes)
+    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"train": {"gradient_accumulation_steps": -1}}, "train.gradient_accumulation_steps"),
+        ({"train": {"timestep_type": "weighted"}}, "train.timestep_type"),
+        ({"network": {"type": "lorm"}}, "network.type"),
+        ({"network": {"type": "lokr", "lokr_full_rank": True}}, "network.lokr_full_rank"),
+        ({"network": {"network_kwargs": {"only_if_contains": ["single"]}}}, "network.network_kwargs"),
+        ({"network": {"type": "dora"}}, "model.quantize"),
+        ({"model": {"qtype": "uint3"}}, "model.qtype"),
+        ({"train": {"loss_type": "wavelet"}}, "train.loss_type"),
+    ],
+)  # fmt: skip
+def test_keys_of_ai_toolkit_that_have_none_are_named(changes: dict[str, Any], name: str) -> None:
+    assert toolkit(**changes)[1] == [name]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +271,7 @@ def test_import_makes_a_run_of_it_and_names_what_was_left_out(capsys: Any, tmp_p
     file = tmp_path / "job.yaml"
     file.write_text(AI_TOOLKIT)
     answer = call(capsys, "import", file, "--outputs", outputs)
-    assert answer.code == 0 and "train.ema_config" in answer.err, answer.err
+    assert answer.code == 0 and "save.max_step_saves_to_keep" in answer.err, answer.err
     exported = json.loads(call(capsys, "export", "my_dog_v1", "--outputs", outputs).out)
     assert exported["network_dim"] == 16 and exported["concept_sentence"] == "d0g"
     file.write_text("{")
