@@ -11,7 +11,8 @@ import yaml
 from cli_tools import call
 
 from fluxcore.config import RunConfig, resolve_config
-from fluxcore.config.foreign import ForeignError, read_config
+from fluxcore.config.foreign import read_config
+from fluxcore.config.foreign_values import ForeignError
 
 # The keys of kohya_ss' presets/lora/flux1D - adamw8bit fp8.json that say something, with values of our own.
 KOHYA: dict[str, Any] = {

@@ -66,7 +66,8 @@ def read_config_file(file: Path) -> tuple[dict[str, Any], list[str]]:
 
     A `ui_state.json`, a config of kohya's (JSON or TOML), or ai-toolkit's (YAML).
     """
-    from fluxcore.config.foreign import ForeignError, read_config
+    from fluxcore.config.foreign import read_config
+    from fluxcore.config.foreign_values import ForeignError
 
     try:
         return read_config(file.read_text(encoding="utf-8"), file.suffix.lower())

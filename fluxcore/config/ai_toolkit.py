@@ -104,7 +104,12 @@ def _settle(found: dict[str, Any], left: Left) -> None:
 
 
 def _network(value: Any) -> dict[str, Any] | None:
-    kinds = {"lora": {}, "dora": {"use_dora": True}, "lokr": {"network_algo": "lokr"}, "loha": {"network_algo": "loha"}}
+    kinds: dict[str, dict[str, Any]] = {
+        "lora": {},
+        "dora": {"use_dora": True},
+        "lokr": {"network_algo": "lokr"},
+        "loha": {"network_algo": "loha"},
+    }
     return kinds.get(str(value).lower())
 
 
