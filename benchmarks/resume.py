@@ -105,6 +105,7 @@ def begin(folder: RunFolder, arguments: list[str]) -> Trainer:
 def kill_at_random(folder: RunFolder, trainer: Trainer, attempt: int, moments: random.Random) -> None:
     """Kill an attempt some steps after its first, at any moment of a step or a save. Raises SystemExit."""
     steps, seconds = moments.randint(1, MOST_STEPS), moments.uniform(0, MOST_SECONDS)
+    steps += SAVE_EVERY if attempt == 1 else 0  # so that there is a state to go on from
     latest = time.monotonic() + START_SECONDS
     while sum(e.type == "train.step" and e.attempt == attempt for e in read_events(folder.path)) < steps:
         if not trainer.running() or time.monotonic() > latest:
