@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxcore.models.flux import LORA_TARGETS
 from fluxcore.runs import RunFolder
+from fluxcore.runs.state_files import ABOUT_FILE
 from fluxcore.training.failures import TrainingError
 from fluxcore.training.state_form import StateForm, peft_name
 from fluxcore.training.states import keep_states_small, lora_state, save_state
@@ -212,6 +213,7 @@ def test_a_state_of_before_is_resumed_as_it_was(whole: RunFolder, tmp_path: Path
     folder = new_run(tmp_path, "old", some_pictures, **SETTINGS)
     state = folder.step_state(2)
     shutil.copytree(whole.step_state(2), state)
+    (state / ABOUT_FILE).unlink()  # nor did they list their files
     training = train_here(new_run(tmp_path, "model", some_pictures, **{**SETTINGS, "max_train_steps": 1}))
     named = [n for n, value in training.pipeline.transformer.named_parameters() if value.requires_grad]
     form = StateForm("flux1", 2.0)
