@@ -7,10 +7,10 @@ from pathlib import Path
 import streamlit as st
 
 from fluxcore.captioning import caption_pictures, captioner
-from fluxcore.dataset import Picture
+from fluxcore.dataset import Picture, list_pictures
 from fluxcore.jobs import Job, forget_job, read_job, stop_job
 
-from . import ask, words
+from . import ask, captions, words
 from .drafts import Draft
 
 
@@ -19,11 +19,16 @@ def job_name(draft: Draft) -> str:
     return f"caption-{draft.id}"
 
 
-def tools(draft: Draft, pictures: list[Picture]) -> None:
+def is_running(draft: Draft) -> bool:
+    """Whether captions of this draft are being written."""
+    job = read_job(*_of(draft))
+    return job is not None and job.state == "running"
+
+
+def tools(draft: Draft, pictures: list[Picture], running: bool) -> None:
     """The buttons."""
     st.divider()
     bare = sum(picture.caption is None for picture in pictures)
-    running = (job := read_job(draft.outputs, job_name(draft))) is not None and job.state == "running"
     with st.container(horizontal=True):
         st.button(
             f"Caption {words.plural(bare, 'picture')}" if bare else "Every picture has a caption",
@@ -40,7 +45,7 @@ def tools(draft: Draft, pictures: list[Picture]) -> None:
             key="caption-all",
             type="tertiary",
             disabled=running,
-            help="Also those that have a caption: it is replaced.",
+            help="Also those that have a caption: it is replaced. It can be undone.",
             on_click=_begin,
             args=(draft, True),
         )
@@ -88,7 +93,14 @@ def _ended(draft: Draft, job: Job) -> None:
 
 def _begin(draft: Draft, every: bool) -> None:
     trigger = str(draft.values["concept_sentence"]).strip()
-    ask.tried(lambda: caption_pictures(*_of(draft), draft.dataset, trigger, all_pictures=every))
+
+    def begin() -> None:
+        if is_running(draft):  # another tab began it, and kept what was before
+            return
+        captions.keep_before(draft, {one.path.name: one.caption or "" for one in list_pictures(draft.dataset)})
+        caption_pictures(*_of(draft), draft.dataset, trigger, all_pictures=every)
+
+    ask.tried(begin)
 
 
 def _stop(draft: Draft) -> None:

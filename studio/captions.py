@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import orjson
 import streamlit as st
 
+from fluxcore.atomic import write_atomic
 from fluxcore.dataset import Picture, list_pictures, write_caption
 
 from . import words
 from .drafts import Draft
 
-BEFORE = "captions.before"
-"""In the session: the captions before the last change of several, to go back to."""
+BEFORE = "captions-before.json"
+"""In the draft's folder: the captions before the last change of several, to go back to. A reload loses no way back."""
 
 
-def tools(draft: Draft, pictures: list[Picture]) -> None:
-    """The controls, and what they would change."""
+def tools(draft: Draft, pictures: list[Picture], busy: bool) -> None:
+    """The controls, and what they would change. `busy`: a model writes captions, and is to be left alone."""
     trigger = str(draft.values["concept_sentence"]).strip()
     find = st.text_input("Find", key="captions-find", placeholder="a photo of", live=True)
     replacement = st.text_input("Replace with", key="captions-replace", placeholder="nothing: it is taken out")
@@ -30,7 +32,7 @@ def tools(draft: Draft, pictures: list[Picture]) -> None:
             f"Replace in {words.plural(hits, 'caption')}" if find else "Replace",
             key="captions-do-replace",
             icon=":material/find_replace:",
-            disabled=not hits,
+            disabled=busy or not hits,
             on_click=_replace,
             args=(draft,),
         )
@@ -39,19 +41,20 @@ def tools(draft: Draft, pictures: list[Picture]) -> None:
             f"Put “{words.escape(trigger)}” in front" if trigger else "Put the trigger word in front",
             key="captions-trigger",
             icon=":material/first_page:",
-            disabled=not bare,
+            disabled=busy or not bare,
             help=f"In {words.plural(bare, 'caption')} that have it not yet."
             if trigger
             else "Give a trigger word first.",
             on_click=_change,
             args=(draft, lambda text: text if has_trigger(text, trigger) else with_trigger(text, trigger)),
         )
-    if (before := st.session_state.get(BEFORE)) and before[0] == draft.id:
+    if changed := _changed(draft, pictures):
         st.button(
-            f"Undo the change of {words.plural(len(before[1]), 'caption')}",
+            f"Undo the change of {words.plural(len(changed), 'caption')}",
             key="captions-undo",
             icon=":material/undo:",
             type="tertiary",
+            disabled=busy,
             on_click=_undo,
             args=(draft,),
         )
@@ -81,26 +84,55 @@ def _replace(draft: Draft) -> None:
     _change(draft, lambda text: replaced(text, find, replacement, case))
 
 
-def _change(draft: Draft, change: Callable[[str], str]) -> None:
-    before: dict[str, str] = {}
+def keep_before(draft: Draft, before: dict[str, str]) -> None:
+    """Keep the captions as they are, by picture, ahead of a change of them. Raises OSError."""
+    write_atomic(draft.folder.path / BEFORE, orjson.dumps(before))
+
+
+def _before(draft: Draft) -> dict[str, str]:
     try:
-        for picture in list_pictures(draft.folder.dataset):
-            old = picture.caption or ""
-            if (new := change(old)) != old:
-                write_caption(picture.path, new)
-                before[picture.path.name] = old
-    except OSError as error:
-        st.toast(f"Not every caption can be kept ({error.strerror})", icon=":material/error:", duration="long")
-    if before:
-        st.session_state[BEFORE] = (draft.id, before)
+        return {str(name): str(text) for name, text in orjson.loads((draft.folder.path / BEFORE).read_bytes()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _changed(draft: Draft, pictures: list[Picture]) -> dict[str, str]:
+    """The captions before, of the pictures that are there and have another one now."""
+    now = {picture.path.name: picture.caption or "" for picture in pictures}
+    return {name: text for name, text in _before(draft).items() if now.get(name, text) != text}
+
+
+def _change(draft: Draft, change: Callable[[str], str]) -> None:
+    captions = {picture.path.name: picture.caption or "" for picture in list_pictures(draft.folder.dataset)}
+    before = {name: text for name, text in captions.items() if change(text) != text}
+
+    def write() -> None:
+        keep_before(draft, before)
+        _write(draft, {name: change(text) for name, text in before.items()})
+
+    if before and _kept(write):
         st.toast(f"{words.plural(len(before), 'caption')} changed", icon=":material/check:")
 
 
 def _undo(draft: Draft) -> None:
-    _, before = st.session_state.pop(BEFORE)
+    def write() -> None:
+        _write(draft, _changed(draft, list_pictures(draft.folder.dataset)))
+        keep_before(draft, {})
+
+    _kept(write)
+
+
+def _write(draft: Draft, captions: dict[str, str]) -> None:
+    for name, text in captions.items():
+        write_caption(draft.folder.dataset / name, text)
+
+
+def _kept(write: Callable[[], None]) -> bool:
+    """Do it; a toast says so where the captions can't be kept. Whether they were."""
     try:
-        for name, text in before.items():
-            if (draft.folder.dataset / name).exists():
-                write_caption(draft.folder.dataset / name, text)
+        write()
     except OSError as error:
-        st.toast(f"The captions can't be kept ({error.strerror})", icon=":material/error:", duration="long")
+        text = f"Not every caption can be kept ({error.strerror}): make room"
+        st.toast(text, icon=":material/error:", duration="long")
+        return False
+    return True

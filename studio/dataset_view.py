@@ -55,8 +55,9 @@ def show(draft: Draft, config: RunConfig | None) -> None:
             "As trained", key="pictures-cut", help="Show what is left of each picture when it is cut to size."
         )
         with st.popover("Captions", icon=":material/edit_note:", key="captions-menu"):
-            captions.tools(draft, pictures)
-            captioner.tools(draft, pictures)
+            running = captioner.is_running(draft)
+            captions.tools(draft, pictures, running)
+            captioner.tools(draft, pictures, running)
     captioner.progress(draft)
     pages = math.ceil(len(pictures) / PER_PAGE)
     page = st.pagination(pages, key="pictures-page") if pages > 1 else 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from fluxcore.captioning.florence import caption_folder
 from fluxcore.config import RunConfig
 from fluxcore.dataset import list_pictures
 from fluxcore.dataset.looks import Looks, near_twins
@@ -151,6 +152,33 @@ def test_captions_are_changed_together_and_back(outputs):
     assert shown == captions_of(outputs), "the fields show what the files have"
     app.button(key="captions-undo").click().run()
     assert captions_of(outputs) == ["a print of a cat", "a print of a cat", None]
+    next(area for area in app.text_area if area.key.startswith("caption.")).set_value("mine").run()
+    assert "captions-undo" not in [button.key for button in app.button], "one caption is no change of several"
+
+
+def test_captions_that_a_model_replaced_come_back_after_a_reload(outputs, monkeypatch):
+    def caption(_, job, folder, trigger, *, all_pictures):
+        caption_folder(folder, lambda image: "a model's", lambda *far: None, trigger, every=all_pictures)
+
+    monkeypatch.setattr("studio.captioner.caption_pictures", caption)
+    app = open_page()
+    app.text_input(key="form.concept_sentence").set_value("p3t").run()
+    add_pictures(outputs)
+    app.run()
+    next(area for area in app.text_area if area.key.startswith("caption.")).set_value("mine").run()
+    app.button(key="caption-bare").click().run()
+    assert captions_of(outputs) == ["mine", "p3t, a model's", "p3t, a model's"]
+    app.button(key="caption-all").click().run()
+    assert captions_of(outputs) == ["p3t, a model's"] * 3
+    app = open_page()
+    undo = app.button(key="captions-undo")
+    assert undo.label == "Undo the change of 1 caption"
+    undo.click().run()
+    assert captions_of(outputs) == ["mine", "p3t, a model's", "p3t, a model's"]
+    assert "captions-undo" not in [button.key for button in app.button]
+    monkeypatch.setattr("studio.captioner.is_running", lambda draft: True)
+    app.button(key="caption-all").click().run()
+    assert captions_of(outputs)[0] == "mine" and app.button(key="captions-trigger").disabled
 
 
 def test_a_caption_that_another_tab_wrote_is_shown_and_not_replaced_silently(outputs):
