@@ -6,11 +6,12 @@ import streamlit as st
 
 from fluxcore.history.box import MAX_ROWS, MAX_SECONDS
 from fluxcore.runs import default_outputs
-from studio import results, words
+from studio import access, dialogs, results, words
 from studio.ask import tried
 from studio.asking import Asked
 from studio.live import live_runs
-from studio.queries import EXAMPLES, load_queries, remove_query, save_query
+from studio.queries import EXAMPLES, keep_box, load_box, load_queries, remove_query, save_query
+from studio.typing_saver import save_while_typing
 
 VIEWS = ("runs", "steps", "events", "gpu", "host", "checkpoints", "samples", "validation", "stalls")
 PATIENCE = 0.4
@@ -34,7 +35,14 @@ def take_up() -> None:
     if chosen := st.session_state.get("sql-saved"):
         st.session_state["sql"] = (EXAMPLES | load_queries(default_outputs()))[chosen]
         st.session_state["sql.name"] = chosen
+        remember()
         ask()
+
+
+def remember() -> None:
+    """The box changed: keep what stands in it. Of a viewer nothing is kept."""
+    if not access.is_viewer():
+        tried(lambda: keep_box(default_outputs(), st.session_state["sql"]))
 
 
 def ask() -> None:
@@ -51,12 +59,6 @@ def keep() -> None:
         return
     st.session_state["sql.name"] = st.session_state["sql-saved"] = name
     st.toast(f"{name} is kept", icon=":material/check:")
-
-
-def forget(name: str) -> None:
-    """Remove a saved question; what stands in the box stays."""
-    tried(lambda: remove_query(default_outputs(), name))
-    st.session_state["sql-saved"] = None
 
 
 def answer() -> None:
@@ -87,7 +89,10 @@ def answer() -> None:
 outputs = default_outputs()
 own = load_queries(outputs)
 if "sql" not in st.session_state:
-    st.session_state["sql"] = st.session_state.get("sql.text") or EXAMPLES["All runs"]
+    st.session_state["sql"] = st.session_state.get("sql.text") or load_box(outputs) or EXAMPLES["All runs"]
+if st.session_state.get("sql-saved") not in (None, *own, *EXAMPLES):  # it was forgotten, here or in another tab
+    st.session_state["sql-saved"] = None
+save_while_typing()
 st.title("History", anchor=False)
 left, right = st.columns([3, 1.1], gap="medium")
 with left:
@@ -111,10 +116,22 @@ with left:
                 key="sql-forget",
                 icon=":material/bookmark_remove:",
                 type="tertiary",
-                on_click=forget,
-                args=(chosen,),
+                on_click=dialogs.confirm,
+                args=(
+                    f"Forget {words.escape(chosen)}?",
+                    "The question is not kept any more; what stands in the box stays.",
+                    "Forget it",
+                    lambda: remove_query(outputs, chosen),
+                ),
             )
-    st.text_area("SQL", key="sql", height=190, label_visibility="collapsed", placeholder="SELECT run, state FROM runs")
+    st.text_area(
+        "SQL",
+        key="sql",
+        height=190,
+        label_visibility="collapsed",
+        placeholder="SELECT run, state FROM runs",
+        on_change=remember,
+    )
     st.session_state["sql.text"] = st.session_state["sql"]
     st.button("Ask", key="sql-ask", type="primary", icon=":material/play_arrow:", shortcut="Ctrl+Enter", on_click=ask)
 with right, st.container(height=290, border=True):

@@ -25,6 +25,20 @@ def want(body: Callable[..., None], title: str, *args: Any, width: str = "small"
     st.session_state[_NEW] = True
 
 
+def confirm(title: str, said: str, yes: str, what: Callable[[], object], done: str = "") -> None:
+    """Ask before something that nothing can bring back: `title`, what is `said` of it, and a button `yes` that does it.
+
+    For a button's `on_click`.
+    """
+    want(_question, title, said, yes, what, done)
+
+
+def _question(said: str, yes: str, what: Callable[[], object], done: str) -> None:
+    st.markdown(said)
+    if st.button(yes, key="confirm-yes", type="primary", icon=":material/check:") and attempt(what, done):
+        st.rerun()
+
+
 def close() -> None:
     """Close it. Inside of a dialog `st.rerun()` has to follow."""
     st.session_state.pop(_WANTED, None)

@@ -18,6 +18,12 @@ STATES = {
     "completed": ("blue", "check_circle"),
     "lost": ("red", "help"),
 }
+CHANGE = (
+    "banner-stop-", "banner-resume-", "run-stop", "run-resume", "run-start", "run-restart", "run-menu", "run-sample",
+    "run-save", "bulk-archive", "bulk-delete", "bulk-stop", "bulk-tag", "monitor-on", "monitor-off", "delete-", "from-",
+    "start-runner", "lost-start-runner", "sql-keep", "sql-forget",
+)  # fmt: skip
+"""What the keys of the buttons begin with that change something, on the pages that viewers see."""
 
 
 def badge(state: str) -> str:
@@ -32,7 +38,8 @@ def style() -> None:
     # beside it keeps it on the page.
     st.container(key="look").html(
         """<style>
-        .st-key-look, .st-key-pulse { position: absolute; }
+        .st-key-look, .st-key-pulse, [class*="st-key-sample-clicks"], [class*="st-key-theme-kept"] {
+            position: absolute; }
         .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
@@ -129,12 +136,7 @@ def style() -> None:
 
 def looking_only() -> None:
     """What a viewer sees of buttons that would be refused anyway: nothing. And the word that it is so."""
-    buttons = (
-        "banner-stop-", "banner-resume-", "run-stop", "run-resume", "run-start", "run-restart", "run-menu",
-        "run-sample", "run-save", "bulk-archive", "bulk-delete", "bulk-stop", "bulk-tag", "monitor-on", "monitor-off",
-        "delete-", "from-", "start-runner", "lost-start-runner", "query-save", "query-remove",
-    )  # fmt: skip
-    hidden = ", ".join(f'[class*="st-key-{name}"]' for name in buttons)
+    hidden = ", ".join(f'[class*="st-key-{name}"]' for name in CHANGE)
     st.container(key="looking").html(f"<style>{hidden} {{ display: none !important; }}</style><span hidden></span>")
     st.caption(":material/visibility: You look on: this link can change nothing.")
 

@@ -1,8 +1,10 @@
-"""Questions to the history that are worth keeping: some to begin with, and a person's own."""
+"""Questions to the history that are worth keeping: some to begin with, a person's own, and what stands in the box."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -12,6 +14,7 @@ from fluxcore.errors import UserError
 FILE = ".queries.json"
 MOST = 100
 MAX_NAME = 80
+_one_at_a_time = threading.Lock()
 
 EXAMPLES = {
     "All runs": """SELECT run, state, step, total_steps, round(loss, 4) AS loss, round(best_loss, 4) AS best,
@@ -58,11 +61,13 @@ ORDER BY gigabytes DESC""",
 
 def load_queries(outputs: Path) -> dict[str, str]:
     """A person's own, by name. A file that can't be understood holds none."""
-    try:
-        read = orjson.loads((outputs / FILE).read_bytes())
-        return {str(name): str(sql) for name, sql in read["queries"].items()}
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return {}
+    queries = _read(outputs).get("queries")
+    return {str(name): str(sql) for name, sql in queries.items()} if isinstance(queries, dict) else {}
+
+
+def load_box(outputs: Path) -> str:
+    """What stood in the box last; "" where nothing did."""
+    return str(_read(outputs).get("box") or "")
 
 
 def save_query(outputs: Path, name: str, sql: str) -> None:
@@ -72,19 +77,35 @@ def save_query(outputs: Path, name: str, sql: str) -> None:
         raise UserError(f"give the query a name of at most {MAX_NAME} characters")
     if name in EXAMPLES:
         raise UserError(f"{name!r} is one of those that come along; choose another name")
-    there = load_queries(outputs) | {name: sql}
-    if len(there) > MOST:
-        raise UserError(f"{MOST} queries are kept already; remove one first")
-    _write(outputs, there)
+    with _one_at_a_time:
+        there = load_queries(outputs) | {name: sql}
+        if len(there) > MOST:
+            raise UserError(f"{MOST} queries are kept already; remove one first")
+        _write(outputs, queries=there)
 
 
 def remove_query(outputs: Path, name: str) -> None:
     """Forget it. Raises UserError."""
-    _write(outputs, {other: sql for other, sql in load_queries(outputs).items() if other != name})
+    with _one_at_a_time:
+        _write(outputs, queries={other: sql for other, sql in load_queries(outputs).items() if other != name})
 
 
-def _write(outputs: Path, queries: dict[str, str]) -> None:
-    data = orjson.dumps({"queries": queries}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+def keep_box(outputs: Path, sql: str) -> None:
+    """Keep what stands in the box: a reload, a crash or another browser finds it. Raises UserError."""
+    with _one_at_a_time:
+        _write(outputs, box=sql)
+
+
+def _read(outputs: Path) -> dict[str, Any]:
+    try:
+        read = orjson.loads((outputs / FILE).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _write(outputs: Path, **changed: Any) -> None:
+    data = orjson.dumps(_read(outputs) | changed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     try:
         write_atomic(outputs / FILE, data)
     except OSError as error:

@@ -14,7 +14,7 @@ from fluxcore.config.foreign import read_config
 from fluxcore.config.templates import NOT_KEPT, list_templates, load_template, remove_template, save_template
 from fluxcore.errors import UserError
 
-from . import ask, form, words
+from . import ask, dialogs, form, words
 from .drafts import Draft
 from .live import live_runs
 
@@ -26,6 +26,8 @@ def menu(draft: Draft, config: RunConfig | None) -> None:
     """All of it behind one button."""
     with st.popover("Settings from …", icon=":material/tune:", key="settings-menu", width="content"):
         names = list_templates(draft.outputs)
+        if st.session_state.get("template") not in (None, *names):  # it was forgotten, here or in another tab
+            st.session_state["template"] = None
         with st.container(horizontal=True, vertical_alignment="bottom"):
             chosen = st.selectbox(
                 "Template",
@@ -38,9 +40,21 @@ def menu(draft: Draft, config: RunConfig | None) -> None:
                 "Apply", key="template-apply", disabled=not chosen, on_click=_apply_template, args=(draft, chosen)
             )
             st.button(
-                "", key="template-remove", icon=":material/delete:", type="tertiary", disabled=not chosen,
-                help="Forget this template", on_click=_remove, args=(draft, chosen),
-            )  # fmt: skip
+                "",
+                key="template-remove",
+                icon=":material/delete:",
+                type="tertiary",
+                disabled=not chosen,
+                help="Forget this template",
+                on_click=dialogs.confirm,
+                args=(
+                    f"Forget the template {words.escape(chosen or '')}?",
+                    "Runs and drafts that have its settings keep them.",
+                    "Forget it",
+                    lambda: remove_template(draft.outputs, str(chosen)),
+                    f"The template {chosen} is forgotten",
+                ),
+            )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.text_input("Keep these settings as a template", key="template-name", placeholder="portrait-12G")
             st.button("Keep", key="template-save", icon=":material/bookmark_add:", on_click=_save, args=(draft,))
@@ -166,11 +180,6 @@ def _save(draft: Draft) -> None:
         st.session_state["template-name"] = ""
 
     ask.tried(save)
-
-
-def _remove(draft: Draft, name: str) -> None:
-    ask.tried(lambda: remove_template(draft.outputs, name))
-    st.session_state.pop("template", None)
 
 
 def _apply_run(draft: Draft, name: str) -> None:

@@ -50,7 +50,33 @@ def test_a_question_is_asked_kept_and_forgotten(outputs):
     app.button(key="sql-keep-yes").click().run()
     assert queries.load_queries(outputs) == {"How far": "SELECT run, step FROM runs ORDER BY run"}
     app.button(key="sql-forget").click().run()
+    assert "How far" in queries.load_queries(outputs), "it is asked first"
+    app.button(key="confirm-yes").click().run()
     assert queries.load_queries(outputs) == {} and "SELECT run, step" in app.text_area(key="sql").value
+    assert not app.exception and app.selectbox(key="sql-saved").value is None
+
+
+def test_what_stands_in_the_box_is_there_for_the_next_visitor(outputs):
+    app = open_page("history")
+    assert not (outputs / queries.FILE).exists(), "a look writes nothing"
+    app.text_area(key="sql").set_value("SELECT half").run()
+    app.text_input(key="sql-name").set_value("Half").run()
+    app.button(key="sql-keep-yes").click().run()
+    app.text_area(key="sql").set_value("SELECT half of").run()
+    assert queries.load_queries(outputs) == {"Half": "SELECT half"}
+    assert open_page("history").text_area(key="sql").value == "SELECT half of"
+    app.selectbox(key="sql-saved").select("Loss by epoch").run()
+    assert open_page("history").text_area(key="sql").value == EXAMPLES["Loss by epoch"]
+
+
+def test_a_statement_is_called_off_on_the_page(outputs):
+    app = open_page("history")
+    app.text_area(key="sql").set_value("SELECT count(*) FROM range(10000000) a, range(100000) b").run()
+    app.button(key="sql-ask").click().run()
+    assert "being answered" in text(app)
+    app.button(key="sql-cancel").click().run()
+    app = answered(app)
+    assert "ancelled" in app.error[0].value and "sql-cancel" not in [button.key for button in app.button]
 
 
 def test_what_is_refused_is_said_and_stays_in_the_box(outputs):

@@ -75,7 +75,9 @@ def test_an_alert_target_is_added_tested_and_forgotten(outputs, monkeypatch):
     app.button(key="alert-test-phone").click().run()
     assert sent == ["phone"] and "reached phone" in app.toast[0].value
     app.button(key="alert-remove-phone").click().run()
-    assert load_targets(outputs) == []
+    assert [target.name for target in load_targets(outputs)] == ["phone"], "it is asked first"
+    app.button(key="confirm-yes").click().run()
+    assert not app.exception and load_targets(outputs) == []
 
 
 def test_a_token_goes_in_and_never_out(outputs):
@@ -94,7 +96,9 @@ def test_a_token_goes_in_and_never_out(outputs):
     app = open_page("settings")
     assert token not in text(app) and "kept on this machine" in text(app)
     app.button(key="hub-token-forget").click().run()
-    assert hub_token.token_source() == ""
+    assert hub_token.token_source() == "file", "it is asked first"
+    app.button(key="confirm-yes").click().run()
+    assert hub_token.token_source() == "" and "hub-token-forget" not in [button.key for button in app.button]
 
 
 def test_no_secret_is_in_the_diagnostics(outputs, monkeypatch):
@@ -133,6 +137,20 @@ def test_the_trash(outputs):
     live.start(pid=1, create_time=1)
     with pytest.raises(RunError, match="stop it first"):
         trash_run(outputs, "live")
+
+
+def test_the_trash_is_emptied_when_that_is_confirmed(outputs):
+    FakeRun(outputs, "cat")
+    trash_run(outputs, "cat")
+    app = open_page("settings")
+    app.button(key="empty-trash").click().run()
+    assert len(list_trash(outputs)) == 1 and "Nothing can bring them back" in text(app)
+    app.switch_page("../pages/runs.py").run()
+    app.switch_page("../pages/settings.py").run()
+    assert "confirm-yes" not in [button.key for button in app.button], "a question is not taken along"
+    app.button(key="empty-trash").click().run()
+    app.button(key="confirm-yes").click().run()
+    assert not app.exception and list_trash(outputs) == []
 
 
 def test_a_base_model_is_fetched_ahead_of_a_run(outputs, tmp_path, monkeypatch):

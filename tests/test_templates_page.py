@@ -6,6 +6,7 @@ import json
 import shlex
 
 import pytest
+import streamlit as st
 
 from fluxcore.config import RunConfig, parse_config, resolve_config
 from fluxcore.config.templates import list_templates, load_template, remove_template, save_template
@@ -45,6 +46,10 @@ def test_a_template_is_saved_applied_and_undone(outputs):
     assert app.text_input(key="form.lora_name").value == "cat", "a template has no name of a run"
     app.button(key="settings-undo").click().run()
     assert newest_draft(outputs).values["network_dim"] == 8
+    app.button(key="template-remove").click().run()
+    assert list_templates(outputs) == ["big"], "it is asked first"
+    app.button(key="confirm-yes").click().run()
+    assert list_templates(outputs) == [] and not app.exception and app.selectbox(key="template").value is None
 
 
 def test_settings_of_an_old_run_are_taken(outputs):
@@ -147,3 +152,48 @@ def test_what_does_not_fit_is_said_with_a_way_out(outputs, monkeypatch):
     app.button(key="estimate-advice").click().run()
     values = newest_draft(outputs).values
     assert values["fp8_base"] is True and not app.exception
+
+
+def test_the_settings_go_out_as_a_file(outputs, monkeypatch):
+    files, button = {}, st.download_button
+
+    def noted(label, data, *, file_name, **more):
+        files[file_name] = data
+        return button(label, data, file_name=file_name, **more)
+
+    monkeypatch.setattr(st, "download_button", noted)
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.number_input(key="form.network_dim").set_value(24).run()
+    assert "settings-export" in [one.key for one in app.download_button]
+    assert json.loads(files["cat.json"])["network_dim"] == 24
+
+
+def test_a_setting_is_found_by_a_word_and_what_was_changed_alone(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    every = len(app.number_input)
+    app.text_input(key="form-find").set_value("DROPOUT").run()
+    shown = {one.key for one in app.number_input}
+    assert {"form.network_dropout", "form.caption_dropout_rate"} <= shown and len(shown) < every
+    app.text_input(key="form-find").set_value("no such thing").run()
+    assert "No setting has that word" in text(app)
+    app.text_input(key="form-find").set_value("").run()
+    assert app.toggle(key="form-changed").disabled or "form.seed" in {one.key for one in app.number_input}
+    app.number_input(key="form.seed").set_value(7).run()
+    app.toggle(key="form-changed").set_value(True).run()
+    shown = {one.key for one in app.number_input}
+    assert "form.seed" in shown and "form.network_dropout" not in shown
+    app.button(key="usual-seed").click().run()
+    assert newest_draft(outputs).values["seed"] != 7
+
+
+def test_the_trigger_word_goes_into_the_prompts(outputs):
+    app = open_page()
+    assert app.button(key="prompts-trigger").disabled
+    app.text_input(key="form.concept_sentence").set_value("p3t").run()
+    app.text_area(key="form.sample_prompts").set_value("a cat\nP3T on the moon").run()
+    app.button(key="prompts-trigger").click().run()
+    assert newest_draft(outputs).values["sample_prompts"] == "p3t, a cat\nP3T on the moon"
+    assert app.text_area(key="form.sample_prompts").value == "p3t, a cat\nP3T on the moon"
+    assert app.button(key="prompts-trigger").disabled

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from fluxcore.access import make_viewer_token
 from fluxcore.runs import load_run
-from studio import access
+from studio import access, look
 from tests.test_app_pages import night as night  # fixtures
 from tests.test_app_pages import open_page, text
 from tests.test_app_pages import outputs as outputs
@@ -105,8 +106,11 @@ def test_the_link_is_made_shown_and_taken_back(outputs, monkeypatch):
     token = viewer_token(outputs)
     assert token and any(token in code.value for code in app.code)
     app.button(key="viewers-make").click().run()
-    assert viewer_token(outputs) != token
+    assert viewer_token(outputs) == token and "stops working" in text(app), "it is asked first"
+    app.button(key="confirm-yes").click().run()
+    assert viewer_token(outputs) != token and any(viewer_token(outputs) in code.value for code in app.code)
     app.button(key="viewers-remove").click().run()
+    app.button(key="confirm-yes").click().run()
     assert viewer_token(outputs) is None
 
 
@@ -116,3 +120,11 @@ def test_a_link_that_was_taken_back_ends_open_pages(night, viewer, outputs):
     remove_viewer_token(outputs)
     app = open_page("runs")
     assert "taken back" in app.warning[0].value and "my\\-cat" not in text(app)
+
+
+def test_every_button_that_is_hidden_is_one():
+    root = Path(look.__file__).parents[1]
+    sources = [file for place in ("studio", "pages") for file in (root / place).rglob("*.py") if file.name != "look.py"]
+    keys = {found for file in sources for found in re.findall(r'key=f?"([^"{]+)', file.read_text())}
+    keys |= {"monitor-on", "run-sample", "run-save"}  # of a key that is made up as it is drawn
+    assert [name for name in look.CHANGE if not any(key.startswith(name) for key in keys)] == []

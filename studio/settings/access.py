@@ -9,7 +9,7 @@ import streamlit as st
 from fluxcore.access import TOKEN_FILE, is_loopback, make_viewer_token, remove_viewer_token, viewer_token
 from fluxcore.runs import default_outputs
 
-from .. import access, ask
+from .. import access, ask, dialogs
 
 
 def show() -> None:
@@ -54,14 +54,26 @@ def _viewers() -> None:
             key="viewers-make",
             icon=":material/refresh:",
             help="This one stops working.",
-            on_click=ask.do,
-            args=(lambda: make_viewer_token(outputs), "The old link is void; this is the new one"),
+            on_click=dialogs.confirm,
+            args=(
+                "Make another link?",
+                "The one that is there stops working: whoever has it looks on no more.",
+                "Make another",
+                lambda: make_viewer_token(outputs),
+                "The old link is void; this is the new one",
+            ),
         )
         st.button(
             "Take it back",
             key="viewers-remove",
             icon=":material/visibility_off:",
             type="tertiary",
-            on_click=ask.do,
-            args=(lambda: remove_viewer_token(outputs), "Nobody looks on any more"),
+            on_click=dialogs.confirm,
+            args=(
+                "Take the link back?",
+                "Whoever has it looks on no more, and it will not work again.",
+                "Take it back",
+                lambda: remove_viewer_token(outputs),
+                "Nobody looks on any more",
+            ),
         )

@@ -10,7 +10,7 @@ from fluxcore.alerts import KINDS, Target, add_target, check_url, is_shared, loa
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs
 
-from .. import words
+from .. import dialogs, words
 
 
 def show() -> None:
@@ -54,8 +54,14 @@ def _row(target: Target) -> None:
                 icon=":material/delete:",
                 type="tertiary",
                 help=f"Tell {words.escape(target.name)} nothing any more",
-                on_click=_remove,
-                args=(target.name,),
+                on_click=dialogs.confirm,
+                args=(
+                    f"Forget {words.escape(target.name)}?",
+                    "It is told nothing any more, and its address, which is shown nowhere, is gone.",
+                    "Forget it",
+                    lambda: remove_target(default_outputs(), target.name),
+                    f"{target.name} is forgotten",
+                ),
             )
 
 
@@ -83,10 +89,6 @@ def _add() -> None:
                 for key in ("alert-url", "alert-name"):
                     st.session_state.pop(key, None)
                 st.rerun()
-
-
-def _remove(name: str) -> None:
-    _say(lambda: remove_target(default_outputs(), name), f"{name} is forgotten")
 
 
 def _say(what: Callable[[], object], done: str) -> bool:

@@ -10,7 +10,7 @@ from fluxcore.runs import default_outputs
 from fluxcore.runs.trash import empty_trash, list_trash, restore_run
 from fluxcore.units import gib
 
-from .. import ask, words
+from .. import ask, dialogs, words
 from ..live import live_runs
 
 
@@ -56,6 +56,13 @@ def _trash() -> None:
             "Empty it for good",
             key="empty-trash",
             icon=":material/delete_forever:",
-            on_click=ask.do,
-            args=(lambda: empty_trash(outputs), "The trash is empty"),
+            on_click=dialogs.confirm,
+            args=(
+                "Empty the trash?",
+                f"{words.plural(len(deleted), 'run')} with pictures, checkpoints, LoRA files and logs. Nothing can "
+                "bring them back.",
+                "Empty it for good",
+                lambda: empty_trash(outputs),
+                "The trash is empty",
+            ),
         )

@@ -12,7 +12,7 @@ from fluxcore.models.locating import is_here
 from fluxcore.models.registry import BaseModel, find_model, list_models
 from fluxcore.runs import default_outputs
 
-from .. import ask, words
+from .. import ask, dialogs, words
 
 
 def show() -> None:
@@ -128,4 +128,17 @@ def _token() -> None:
         except UserError as error:
             st.error(words.escape(str(error)), icon=":material/error:")
     if source == "file":
-        st.button("Forget the token", key="hub-token-forget", type="tertiary", on_click=ask.tried, args=(forget_token,))
+        st.button(
+            "Forget the token",
+            key="hub-token-forget",
+            type="tertiary",
+            on_click=dialogs.confirm,
+            args=(
+                "Forget the token?",
+                "Gated models can't be fetched without one, and this one is shown nowhere. What else on this machine "
+                "uses the Hub loses it too.",
+                "Forget it",
+                forget_token,
+                "The token is forgotten",
+            ),
+        )
