@@ -92,10 +92,8 @@ def matches(run: LiveRun, wanted: str, tags: list[str]) -> bool:
     row = run.row
     if not set(tags) <= set(row.get("tags") or []):
         return False
-    text = (
-        f"{run.name} {row.get('title')} {row.get('trigger')} {row.get('base_model')} {' '.join(row.get('tags') or [])}"
-    )
-    return wanted.lower() in text.lower() or bool(wanted and wanted.lower() in run.state.note.lower())
+    said = (run.name, *(row.get(name) for name in ("title", "trigger", "base_model", "note")), *(row.get("tags") or []))
+    return wanted.lower() in "\n".join(str(text or "") for text in said).lower()
 
 
 def card(run: LiveRun) -> None:

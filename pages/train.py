@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import streamlit as st
@@ -44,11 +45,11 @@ def current_draft() -> Draft:
 
 def follow_newest_run(draft: Draft) -> None:
     """Settings of the newest run under a free name; nothing is written before the first edit."""
-    runs = [run for run in live_runs().all() if run.state.config]
+    runs = [run for run in live_runs().all() if run.row.get("config")]  # a row has it; a state may be a log to read
     if not runs:
         return
-    newest = max(runs, key=lambda run: run.state.created or "")
-    known, _ = from_export(newest.state.config)
+    newest = max(runs, key=lambda run: run.row["created"] or datetime.min)
+    known, _ = from_export(newest.row["config"])
     draft.values |= known | {"lora_name": free_run_name(default_outputs(), newest.name), "resume_from_checkpoint": ""}
     draft.touched = set(known)
     st.session_state["follows"] = newest.name
@@ -257,7 +258,7 @@ with right, st.container(border=True):
         type="primary",
         icon=":material/play_arrow:",
         width="stretch",
-        shortcut="Alt+Enter",  # Ctrl+Enter is what commits a text area, also by itself (see typing_saver)
+        shortcut="Alt+Enter",  # Ctrl+Enter is what commits a text area
     ):
         if config is None or missing:
             st.session_state["train.asked"] = True

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fluxcore.runs import load_run
+from fluxcore.history.compaction import compact
+from fluxcore.runs import RunState, load_run
+from fluxcore.runs.about import set_note
 from studio import charts, overlay
-from studio.live import live_runs
+from studio.live import LiveRun, live_runs
 from tests.fake_runs import FakeRun
 from tests.test_app_pages import open_page, text
 
@@ -67,6 +69,22 @@ def test_several_are_tagged_put_away_and_deleted_at_once(outputs):
     assert (outputs / "ant" / "events.jsonl").exists()
 
 
+def test_those_that_run_are_stopped_at_once(outputs):
+    for name in ("dog", "eel"):
+        run = FakeRun(outputs, name, minutes_ago=5)
+        run.start(pid=1, create_time=1)
+        run.steps(5)
+    app = open_page("runs")
+    app.checkbox(key="choose-ant").check().run()
+    assert "bulk-stop" not in [button.key for button in app.button], "it has ended"
+    for name in ("dog", "eel"):
+        app.checkbox(key=f"choose-{name}").check().run()
+    app.button(key="bulk-stop").click().run()
+    assert not app.exception and "2 runs asked to stop" in app.toast[0].value
+    asked = {name: load_run(outputs, name)[1].stop_requested for name in ("ant", "dog", "eel")}
+    assert not asked["ant"] and asked["dog"] and asked["eel"]
+
+
 def test_runs_are_compared(outputs):
     app = open_page("compare", runs="ant,cow,nobody")
     assert app.multiselect(key="compare-runs").value == ["ant", "cow"]
@@ -105,3 +123,18 @@ def test_a_curve_is_drawn_for_the_list(outputs):
     FakeRun(outputs, "new")
     live_runs().expire()
     assert charts.spark(live_runs().get("new")) == ""
+
+
+def test_no_log_of_a_compacted_run_is_read_to_find_it_or_to_begin_like_it(outputs, monkeypatch):
+    set_note(outputs, "bee", "cli", "Too Blue")
+    compact(outputs)
+    read = []
+    monkeypatch.setattr(LiveRun, "_read", lambda run: read.append(run.name) or RunState(run.name))
+    assert len(live_runs().all()) == len(live_runs().history.compacted) == 3
+    app = open_page()
+    assert "cow" in text(app) and app.number_input(key="form.network_dim").value == 6, "as the newest run"
+    assert not read
+    app.switch_page("../pages/runs.py").run()
+    read.clear()
+    app.text_input(key="runs-search").set_value("too blue").run()
+    assert listed(app) == ["bee"] and set(read) <= {"bee"}

@@ -10,11 +10,15 @@ from fluxcore.runs import RunState, seconds_between
 
 
 def run_row(state: RunState) -> dict[str, Any]:
-    """`state` as a row of the `runs` view. Times are naive datetimes in UTC, `seconds` is that of all attempts."""
+    """`state` as a row of the `runs` view, and its `note`, which the view has not: the app's list is searched by it.
+
+    Times are naive datetimes in UTC, `seconds` is that of all attempts.
+    """
     config = state.config
     return {
         "run": state.name,
         "title": state.title,
+        "note": state.note,
         "state": state.state,
         "base_model": config.get("base_model"),
         "trigger": config.get("concept_sentence"),
