@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
-from studio import banner, form, look, nav, overlay, step_charts, words
+from studio import banner, dialogs, form, look, nav, overlay, step_charts, words
 from studio.bulk import MOST_COMPARED
 from studio.files import run_url
 from studio.live import LiveRun, live_runs
@@ -39,6 +39,8 @@ def choose(names: list[str]) -> list[LiveRun]:
 
 def body(names: list[str]) -> None:
     """What is compared; live runs move."""
+    dialogs.pass_on()
+    samples.open_large(names)
     runs = [run for name in names if (run := live_runs().get(name))]
     with st.grid("auto", min_column_width=260, gap="small", border=True):
         for run in runs:

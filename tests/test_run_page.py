@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -11,8 +12,11 @@ from fluxcore.log import read_events
 from fluxcore.runs import load_run
 from fluxcore.runs.trash import list_trash
 from studio import ask, notice, step_charts
+from studio.drafts import newest_draft
+from studio.files import run_url
 from studio.live import live_runs
 from studio.run import log as log_tab
+from studio.run import samples
 from tests.fake_runs import FakeRun
 from tests.stub_trainer import save_state
 from tests.test_app_pages import open_page, text
@@ -115,6 +119,49 @@ def test_events_are_narrowed(ended):
     assert len(app.dataframe[0].value) == 40
     app.text_input(key="events-search-cat").set_value('"step":7,').run()
     assert len(app.dataframe[0].value) == 1
+
+
+def test_an_event_is_shown_whole(ended):
+    app = tab("events")
+    row = list(app.dataframe[0].value["type"]).index("run.stopped")
+    app.session_state["events-cat"] = {"selection": {"rows": [row], "columns": [], "cells": []}}
+    app.run()
+    assert not app.exception
+    [shown] = app.json
+    event = json.loads(shown.value)
+    assert event["type"] == "run.stopped" and event["data"]["resume_step"] == 30 and event["writer"]
+
+
+def test_another_one_like_it_is_a_draft(ended, outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("mine").run()
+    mine = newest_draft(outputs)
+    app.switch_page("../pages/run.py").run()
+    app.button(key="run-duplicate").click().run()
+    app.button(key="duplicate-yes").click().run()
+    assert not app.exception
+    draft = newest_draft(outputs)
+    assert draft.id != mine.id and (draft.values["num_repeats"], draft.values["lora_name"]) == (120, "cat-2")
+    assert sorted(file.name for file in draft.dataset.glob("*.png")) == [f"picture{i}.png" for i in range(4)]
+    app.switch_page("../pages/train.py").run()
+    app.button(key="go-back").click().run()
+    assert app.text_input(key="form.lora_name").value == "mine"
+
+
+def test_it_goes_on_from_the_state_that_was_chosen(ended, outputs):
+    app = tab("checkpoints")
+    app.button(key="from-cat-000004-state").click().run()
+    assert not app.exception
+    [asked] = [event for event in read_events(outputs / "cat") if event.type == "run.requested"][2:]
+    assert asked.data["resume_from"] == "cat-000004-state" and load_run(outputs, "cat")[1].state == "queued"
+
+
+def test_a_click_on_a_sample_is_that_sample(ended):
+    run = live_runs().get("cat")
+    path = run.folder.relative(run.folder.sample(2, 42, step=30))
+    found = samples._of_address(["nobody", "cat"], run_url(run.folder, path))
+    assert found and (found[0].name, samples.step_of(found[1]), samples.index_of(found[1])) == ("cat", 30, 2)
+    assert samples._of_address(["cat"], "files/runs/cat/dataset/picture1.png") is None
 
 
 def test_a_config_is_held_against_the_defaults_and_another_run(ended, outputs):

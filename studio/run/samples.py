@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -15,6 +16,8 @@ from ..live import LiveRun, live_runs
 MOST_STEPS = 12
 FEW_PROMPTS = 2
 Sample = dict[str, Any]
+
+_clicks = st.components.v2.component("fluxgym_samples", js=Path(__file__).with_name("samples.js").read_text("utf-8"))
 
 
 def drawn(run: LiveRun) -> list[Sample]:
@@ -38,6 +41,7 @@ def index_of(sample: Sample) -> int:
 
 def newest(run: LiveRun) -> None:
     """The newest sample of each prompt, with the first one beside it where the run draws few prompts."""
+    open_large([run.name])
     found = drawn(run)
     by_prompt = _by_prompt(found)
     if not by_prompt:
@@ -52,6 +56,7 @@ def newest(run: LiveRun) -> None:
 
 def show(run: LiveRun) -> None:
     """The tab: a slider over the steps, each prompt before and at that step, then prompt × step."""
+    open_large([run.name])
     found = drawn(run)
     if not found:
         _none(run)
@@ -125,8 +130,32 @@ def _grid(run: LiveRun, found: list[Sample], steps: list[int]) -> None:
         st.caption(f"{len(shown)} of the {len(steps)} steps at which samples were drawn; the slider has all.")
 
 
-def large(name: str, at: int) -> None:
-    """One sample at a time: right and left go through the steps, up and down through the prompts."""
+def open_large(names: list[str]) -> None:
+    """On this page a click on a sample of these runs opens it large, as “Large” does; its link is a tab of its own."""
+
+    def clicked() -> None:
+        if found := _of_address(names, str(st.session_state["sample-clicks"].asked or "")):
+            run, sample = found
+            title = f"Samples of {run.state.title or run.name}"
+            st.session_state.pop("sample.place", None)  # where somebody went from it before
+            dialogs.want(large, title, run.name, step_of(sample), index_of(sample), width="large")
+
+    _clicks(key="sample-clicks", on_asked_change=clicked)
+
+
+def _of_address(names: list[str], address: str) -> tuple[LiveRun, Sample] | None:
+    for run in [run for name in names if (run := live_runs().get(name))]:
+        for sample in drawn(run):
+            if run_url(run.folder, str(sample["path"])) == address:
+                return run, sample
+    return None
+
+
+def large(name: str, at: int, index: int = -1) -> None:
+    """One sample at a time: right and left go through the steps, up and down through the prompts.
+
+    It begins at a step, and at the prompt of that `index` where there is one.
+    """
     run = live_runs().get(name)
     found = drawn(run) if run else []
     if run is None or not found:
@@ -134,9 +163,11 @@ def large(name: str, at: int) -> None:
         return
     by_prompt = _by_prompt(found)
     prompts, steps = list(by_prompt), sorted({step_of(sample) for sample in found})
-    place = st.session_state.setdefault("sample.place", {"name": name, "asked": at, "step": at, "prompt": 0})
-    if (place["name"], place["asked"]) != (name, at):
-        place.update({"name": name, "asked": at, "step": at, "prompt": 0})
+    place = st.session_state.setdefault("sample.place", {})
+    if place.get("asked") != (name, at, index):
+        place.update(
+            {"asked": (name, at, index), "step": at, "prompt": prompts.index(index) if index in prompts else 0}
+        )
 
     def go(step: int, prompt: int) -> None:
         now = min(range(len(steps)), key=lambda i: abs(steps[i] - place["step"]))
