@@ -46,14 +46,14 @@ class Served:
 
 
 @contextmanager
-def server(outputs: Path, *, ends_runner: bool = False, **environment: str) -> Iterator[Served]:
-    """A real server over `outputs` on a free port of 127.0.0.1; it ends with the block.
+def server(outputs: Path, *, port: int = 0, ends_runner: bool = False, **environment: str) -> Iterator[Served]:
+    """A real server over `outputs` on a port of 127.0.0.1 (0: a free one); it ends with the block.
 
     With `ends_runner` so does the folder's runner, which the server starts: for folders that go with the block.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port = port or probe.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.port", str(port)]
         + ["--server.address", "127.0.0.1"],

@@ -91,13 +91,13 @@ def make_gym(chromium, tmp_path, plans) -> Iterator[Callable[..., Gym]]:
     """Starts servers with the environment that a test wants."""
     with ExitStack() as stack:
 
-        def make(outputs: Path | None = None, **environment: str) -> Gym:
+        def make(outputs: Path | None = None, port: int = 0, **environment: str) -> Gym:
             outputs = outputs or tmp_path / "outputs"
             outputs.mkdir(exist_ok=True)
             if not (outputs / ".plans").exists():
                 (outputs / ".plans").symlink_to(plans)
             stack.callback(end_everything_of, outputs)
-            served = stack.enter_context(server(outputs, **environment))
+            served = stack.enter_context(server(outputs, port=port, **environment))
             context = chromium.new_context(viewport={"width": 1400, "height": 1000})
             stack.callback(context.close)
 
