@@ -59,6 +59,8 @@ class Draft:
         self._saved = False
         self.overwritten: dict[str, Any] = {}
         """Of the last edit: what another tab had set these fields to meanwhile."""
+        self._news: set[str] = set()
+        """Fields that other tabs changed, which an edit here found and nobody was told of yet."""
         self._reader = LogReader(self.folder.events)
         self._apply()
 
@@ -81,9 +83,10 @@ class Draft:
     def refresh(self) -> list[str] | None:
         """Read what other tabs wrote: the fields that they changed, or None where they wrote nothing."""
         before = dict(self.values)
-        if not self._apply():
+        if not self._apply() and not self._news:
             return None
-        return [name for name, value in self.values.items() if before.get(name) != value]
+        news, self._news = self._news, set()
+        return [name for name, value in self.values.items() if before.get(name) != value or name in news]
 
     def changed(self) -> dict[str, Any]:
         """The fields that are not as defaults, memory preset and base model have them, each with what they have."""
@@ -97,11 +100,11 @@ class Draft:
         """
         before = dict(self.values)
         self._apply()
+        found = {name for name, value in self.values.items() if before.get(name) != value}
         self.overwritten = {
-            name: self.values[name]
-            for name, value in changes.items()
-            if self.values.get(name) not in (before.get(name), value)
+            name: self.values[name] for name, value in changes.items() if name in found and self.values[name] != value
         }
+        self._news |= found - changes.keys()
         wanted = (set() if forget else self.touched) | set(changes if touched is None else touched)
         self._save(follow_presets({**self.values, **changes}, wanted, self._usual), wanted)
 

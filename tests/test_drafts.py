@@ -34,6 +34,16 @@ def test_two_tabs_do_not_undo_each_other(tmp_path):
     assert two.values["lora_name"] == "cat" and two.values["network_dim"] == 16 and two.values["max_train_epochs"] == 3
 
 
+def test_what_an_edit_finds_of_another_tab_is_told_after_it(tmp_path):
+    one = Draft(tmp_path)
+    one.edit({"lora_name": "cat"})
+    two = Draft(tmp_path, one.id)
+    two.edit({"concept_sentence": "p3t", "lora_name": "dog"})
+    one.edit({"lora_name": "cow"})  # it reads what the other one wrote, and its fields must be drawn anew all the same
+    assert one.overwritten == {"lora_name": "dog"}
+    assert one.refresh() == ["concept_sentence"] and one.refresh() is None
+
+
 def test_untouched_fields_follow_the_model_and_the_memory(tmp_path):
     draft = Draft(tmp_path)
     draft.edit({"network_dim": 32})
