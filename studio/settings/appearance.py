@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import streamlit as st
 
 from .. import nav
 
-THEMES = {"System": None, "Light": "Light", "Dark": "Dark"}
-KEYS = (("Alt + Enter", "Start training, on the page Train"),)
-
-# Streamlit keeps a browser's choice by page, under a key of its own; the choice here holds for all of them.
-_SCRIPT = """<script>
-(() => {
-  const theme = %s, pages = %s, base = location.pathname.replace(/[^/]*$/, "");
-  for (const page of pages) {
-    const key = `stActiveTheme-${base}${page}-v2`;
-    if (theme) localStorage.setItem(key, JSON.stringify(theme)); else localStorage.removeItem(key);
-  }
-  location.reload();
-})();
-</script>"""
+THEMES = ("System", "Light", "Dark")
+KEYS = (
+    ("Alt + Enter", "starts the training, on the page Train"),
+    ("Ctrl + Enter", "asks, on the page History"),
+    ("← →", "earlier and later samples, where they are shown large"),
+    ("↑ ↓", "the previous prompt and the next one, there"),
+    ("Esc", "closes what stands in front of the page"),
+)
+_theme = st.components.v2.component("fluxgym_theme", js=Path(__file__).with_name("theme.js").read_text("utf-8"))
 
 
 def show() -> None:
     """The card."""
     with st.container(border=True):
         st.subheader("Appearance", anchor=False)
-        chosen = st.segmented_control(
+        if known := st.session_state.get("theme.known"):
+            st.session_state.setdefault("theme", known)  # Streamlit forgets the widgets of a page that was left
+        chosen = st.session_state.get("theme") if known else None
+        data = {"pages": ["", *nav.TITLES], "known": known, "chosen": chosen}
+        # What a browser has kept it tells itself: nothing here knows it before.
+        if (told := _theme(key="theme-kept", data=data, on_kept_change=lambda: None).kept) and told != known:
+            st.session_state["theme.known"] = st.session_state["theme"] = told
+        st.segmented_control(
             "Theme in this browser",
-            list(THEMES),
+            THEMES,
             key="theme",
+            required=True,
             help="Light and dark have the same contrast; System follows the device. The page loads anew.",
         )
-        if chosen:
-            script = _SCRIPT % (json.dumps(THEMES[chosen]), json.dumps(["", *nav.TITLES]))
-            st.html(script, unsafe_allow_javascript=True)
-        st.caption(" · ".join(f"`{keys}` {what}" for keys, what in KEYS))
+        st.caption("  \n".join(f"`{keys}` {what}" for keys, what in KEYS))

@@ -11,6 +11,7 @@ import pytest
 from fluxcore.runs import load_run
 from studio.shots import settle
 from tests.fake_runs import FakeRun
+from tests.place import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -74,6 +75,12 @@ def test_somebody_looks_around(make_gym, tmp_path):
     dialog.get_by_text("step 60").wait_for()
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
+    page.locator(".fg-matrix .fg-pic a").nth(4).click()  # the second prompt's, at the middle of three steps
+    dialog.get_by_text("step 60").wait_for()
+    dialog.get_by_text("a grinning cat").wait_for()
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    assert len(page.context.pages) == 1
     page.get_by_role("tab", name="Loss").click()
     page.wait_for_url(re.compile(r"name=cat&tab=loss"))
     page.locator("canvas, svg.marks").first.wait_for()
@@ -117,3 +124,35 @@ def test_start_is_in_reach_of_a_thumb(make_gym):
     place = page.get_by_role("button", name="Start training").bounding_box()
     assert place["y"] + place["height"] <= 740 and place["width"] > 300
     assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 380
+
+
+def test_a_theme_is_chosen_and_shown_as_chosen(gym):
+    page = gym.open("/settings")
+    theme = page.locator(".st-key-theme")
+
+    def chosen() -> str:
+        return theme.locator('[aria-checked="true"], [aria-pressed="true"]').inner_text()
+
+    def background() -> str:
+        return page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+
+    wait_until(lambda: theme.get_by_text("System").is_visible() and chosen() == "System", 20)
+    light = background()
+    with page.expect_navigation():
+        theme.get_by_text("Dark").click()
+    wait_until(lambda: background() != light, 20)
+    page.reload()
+    settle(page)
+    wait_until(lambda: chosen() == "Dark", 20)
+    page.get_by_role("link", name=re.compile(r"Runs$")).first.click()
+    page.get_by_role("heading", name="Runs").wait_for()
+    page.get_by_role("link", name=re.compile(r"Settings$")).first.click()
+    wait_until(lambda: theme.count() and chosen() == "Dark", 20)
+    page.goto(f"{gym.url}/history")
+    settle(page)
+    assert background() != light, "it holds for all pages"
+    page.goto(f"{gym.url}/settings")
+    settle(page)
+    with page.expect_navigation():
+        theme.get_by_text("System").click()
+    wait_until(lambda: background() == light, 20)
