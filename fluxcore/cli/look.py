@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fluxcore.history.run_row import run_row
+from fluxcore.history.views import RUN_COLUMNS
 from fluxcore.log import EventError, FolderReader, number, read_events, utc_now
 from fluxcore.log.catalog import TYPES
 from fluxcore.log.event import decode, encode
@@ -56,7 +57,7 @@ def status(
             note(f"left out: {problem}")
     rows = [{**run_row(state), "state": _observed(state, root)} for state in states]
     if json:
-        say(to_json(rows))
+        say(to_json([{column: row[column] for column in RUN_COLUMNS} for row in rows]))
     elif name is not None:
         _details(states[0], rows[0], RunFolder.of(root, name), _line_up(root))
     elif rows:
