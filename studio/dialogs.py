@@ -16,7 +16,7 @@ from . import access
 from .ask import sentence
 from .live import live_runs
 
-_WANTED, _NEW, _PAGE = "dialog.wanted", "dialog.new", "dialog.page"
+_WANTED, _NEW, _PAGE, _DONE = "dialog.wanted", "dialog.new", "dialog.page", "dialog.done"
 
 
 def want(body: Callable[..., None], title: str, *args: Any, width: str = "small") -> None:
@@ -59,7 +59,9 @@ def begin(page: str) -> None:
 
 
 def show() -> None:
-    """At the end of the whole page: draw the dialog that is wanted."""
+    """At the end of the whole page: draw the dialog that is wanted, and say what the one before has done."""
+    if done := st.session_state.pop(_DONE, None):
+        st.toast(done, icon=":material/check:")
     if wanted := st.session_state.get(_WANTED):
         body, title, args, width = wanted
         st.dialog(title, width=width, on_dismiss=close)(body)(*args)
@@ -75,8 +77,7 @@ def attempt(what: Callable[[], object], done: str = "") -> bool:
     except (UserError, OSError) as error:
         st.error(sentence(error), icon=":material/error:")
         return False
-    if done:
-        st.toast(done, icon=":material/check:")
+    st.session_state[_DONE] = done  # said when the page is drawn anew: the rerun would take a toast away
     live_runs().expire()
     close()
     return True

@@ -151,6 +151,7 @@ def test_the_trash_is_emptied_when_that_is_confirmed(outputs):
     app.button(key="empty-trash").click().run()
     app.button(key="confirm-yes").click().run()
     assert not app.exception and list_trash(outputs) == []
+    assert [toast.value for toast in app.toast] == ["The trash is empty"]
 
 
 def test_a_base_model_is_fetched_ahead_of_a_run(outputs, tmp_path, monkeypatch):

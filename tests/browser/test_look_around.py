@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from fluxcore.runs import load_run
+from fluxcore.runs.trash import list_trash, trash_run
 from studio.shots import settle
 from tests.fake_runs import FakeRun
 from tests.place import wait_until
@@ -114,6 +115,15 @@ def test_somebody_looks_around(make_gym, tmp_path):
     page.get_by_role("button", name="Undo").click()
     page.locator(".st-key-card-dog").wait_for()
     assert load_run(outputs, "dog")[1].state == "completed"
+
+    trash_run(outputs, "dog")
+    page.goto(f"{gym.url}/settings")
+    settle(page)
+    page.locator("summary", has_text="Trash: 1 run").click()
+    page.locator(".st-key-empty-trash button").click()
+    page.locator(".st-key-confirm-yes button").click()
+    page.get_by_test_id("stToast").get_by_text("The trash is empty").wait_for()
+    assert list_trash(outputs) == []
     assert [url for url in asked_elsewhere if not url.startswith(("data:", "blob:"))] == []
 
 

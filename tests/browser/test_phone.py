@@ -56,6 +56,11 @@ def test_a_finished_run_is_looked_at_compared_and_taken_along(make_gym, tmp_path
     page.get_by_text("Differences only").wait_for()
     page.wait_for_url("**/compare?runs=cat*dog")
     assert page.evaluate(TOO_WIDE) <= 0
+    page.locator(".fg-matrix .fg-pic a").last.click()
+    large = page.get_by_role("dialog", name="Samples of dog")
+    large.get_by_text("a mushroom").wait_for()
+    large.get_by_role("button", name="Close").click()
+    large.wait_for(state="detached")
     link = page.locator(".st-key-compare-get-dog a")
     with page.expect_download() as download:
         link.click()
