@@ -89,7 +89,8 @@ def answer() -> None:
 outputs = default_outputs()
 own = load_queries(outputs)
 if "sql" not in st.session_state:
-    st.session_state["sql"] = st.session_state.get("sql.text") or load_box(outputs) or EXAMPLES["All runs"]
+    kept = "" if access.is_viewer() else load_box(outputs)
+    st.session_state["sql"] = st.session_state.get("sql.text") or kept or EXAMPLES["All runs"]
 if st.session_state.get("sql-saved") not in (None, *own, *EXAMPLES):  # it was forgotten, here or in another tab
     st.session_state["sql-saved"] = None
 save_while_typing()

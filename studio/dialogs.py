@@ -67,6 +67,11 @@ def show() -> None:
         st.dialog(title, width=width, on_dismiss=close)(body)(*args)
 
 
+def tell(done: str) -> None:
+    """Say it when the page is drawn anew: the rerun that comes now would take a toast away."""
+    st.session_state[_DONE] = done
+
+
 def attempt(what: Callable[[], object], done: str = "") -> bool:
     """Do it and close the dialog; or say in it why it can't be done, and stay."""
     if access.is_viewer():
@@ -77,7 +82,7 @@ def attempt(what: Callable[[], object], done: str = "") -> bool:
     except (UserError, OSError) as error:
         st.error(sentence(error), icon=":material/error:")
         return False
-    st.session_state[_DONE] = done  # said when the page is drawn anew: the rerun would take a toast away
+    tell(done)
     live_runs().expire()
     close()
     return True

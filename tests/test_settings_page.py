@@ -72,6 +72,7 @@ def test_an_alert_target_is_added_tested_and_forgotten(outputs, monkeypatch):
     add.click().run()
     assert not app.exception and [target.name for target in load_targets(outputs)] == ["phone"]
     assert "s3cret" not in text(app) and not app.text_input(key="alert-url").value
+    assert app.toast[0].value == "phone will be told"
     app.button(key="alert-test-phone").click().run()
     assert sent == ["phone"] and "reached phone" in app.toast[0].value
     app.button(key="alert-remove-phone").click().run()

@@ -11,6 +11,7 @@ import pytest
 from fluxcore.access import make_viewer_token
 from fluxcore.runs import load_run
 from studio import access, look
+from studio.queries import EXAMPLES, keep_box, load_box
 from tests.test_app_pages import night as night  # fixtures
 from tests.test_app_pages import open_page, text
 from tests.test_app_pages import outputs as outputs
@@ -49,6 +50,16 @@ def test_no_button_of_a_viewer_changes_anything(night, viewer, outputs):
     assert len(keys) > 5
     assert everything(outputs) == before
     assert load_run(outputs, "my-cat")[1].state == "running"
+
+
+def test_what_the_owner_types_is_not_a_viewers_and_of_a_viewer_nothing_is_kept(night, outputs, viewer, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(access, "role", lambda: "owner")
+        keep_box(outputs, "SELECT mine")
+    app = open_page("history")
+    assert app.text_area(key="sql").value == EXAMPLES["All runs"]
+    app.text_area(key="sql").set_value("SELECT theirs").run()
+    assert not app.exception and not app.toast and load_box(outputs) == "SELECT mine"
 
 
 def test_what_a_page_forgot_to_ask_is_refused_where_it_happens(viewer, outputs):

@@ -85,17 +85,19 @@ def _add() -> None:
                 check_url(url.strip())
                 add_target(default_outputs(), name.strip(), url, kinds)
 
-            if _say(add, f"{name.strip()} will be told"):
+            if _say(add):
+                dialogs.tell(f"{name.strip()} will be told")
                 for key in ("alert-url", "alert-name"):
                     st.session_state.pop(key, None)
                 st.rerun()
 
 
-def _say(what: Callable[[], object], done: str) -> bool:
+def _say(what: Callable[[], object], done: str = "") -> bool:
     try:
         what()
     except UserError as error:
         st.error(words.escape(str(error)), icon=":material/error:")
         return False
-    st.toast(done, icon=":material/check:")
+    if done:
+        st.toast(done, icon=":material/check:")
     return True
