@@ -10,6 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fluxcore.history.run_row import total_seconds
 from fluxcore.log import Event, format_ts, read_events
 from fluxcore.log.event import decode, encode
 from fluxcore.runs import fold, seconds_between
@@ -286,6 +287,13 @@ def test_a_clock_that_jumps_changes_times_and_nothing_else(jumps: list[int]) -> 
         one.attempts[0].started, one.attempts[0].ended, one.news[0].ts = "", None, ""
         one.attempts[0].asked = ""
     assert repr(state) == repr(plain)
+
+
+def test_how_long_an_attempt_took_is_what_its_end_tells() -> None:
+    """By a clock that does not jump: the log's times may be an hour off by then."""
+    completed = {"weights": "my-cat.safetensors", "steps": 1, "seconds": 61.5}
+    assert total_seconds(state_after(*STARTED, ("train.step", STEP, 1), ("run.completed", completed, 1))) == 61.5
+    assert total_seconds(state_after(*STARTED, ("run.stopped", {"reason": "user"}, 1))) == 1.0
 
 
 def test_a_new_attempt_forgets_the_numbers_of_the_one_before() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fluxcore.log import parse_ts
 from fluxcore.runs import RunState, seconds_between
+from fluxcore.runs.records import Attempt
 
 
 def run_row(state: RunState) -> dict[str, Any]:
@@ -50,4 +51,10 @@ def timestamp(ts: str | None) -> datetime | None:
 
 def total_seconds(state: RunState) -> float:
     """Seconds of all attempts together; a live one counts up to the run's last event."""
-    return sum(seconds_between(attempt.started, attempt.ended or state.updated) or 0.0 for attempt in state.attempts)
+    return sum(_seconds(state, attempt) for attempt in state.attempts)
+
+
+def _seconds(state: RunState, attempt: Attempt) -> float:
+    if attempt.seconds is not None and attempt.seconds >= 0:
+        return attempt.seconds
+    return seconds_between(attempt.started, attempt.ended or state.updated) or 0.0

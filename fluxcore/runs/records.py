@@ -46,6 +46,8 @@ class Attempt:
     last_step: int = 0
     ended: str | None = None
     outcome: str | None = None
+    seconds: float | None = None
+    """How long it took by a clock that does not jump, where its end tells."""
     killed: str | None = None
     asked: str = ""
     """When it was asked for, by its request."""

@@ -250,7 +250,7 @@ def _end(state: RunState, event: Event, data: dict[str, Any]) -> None:
     outcome = event.type.removeprefix("run.")
     attempt = state.live_attempt
     if attempt:
-        attempt.ended, attempt.outcome = event.ts, event.type
+        attempt.ended, attempt.outcome, attempt.seconds = event.ts, event.type, number(data.get("seconds"))
         state.spawning = None
     elif state.attempt is None or state.state in ("queued", "starting"):
         for request in list(state.requests):
