@@ -48,9 +48,11 @@ def changed(folder: Path, target: Path, part: str, change: Change) -> Path:
     [
         ("flux", "transformer", "transformer_blocks.0.attn.to_q.weight"),
         ("flux", "vae", "decoder.conv_in.weight"),
+        ("flux", "text_encoder_2", "shared.weight"),
         ("flux", "text_encoder_2", "encoder.block.0.layer.0.SelfAttention.q.weight"),
         ("klein", "transformer", "transformer_blocks.0.attn.to_q.weight"),
         ("klein", "vae", "bn.running_mean"),
+        ("klein", "text_encoder", "model.embed_tokens.weight"),
         ("klein", "text_encoder", "model.layers.3.mlp.up_proj.weight"),
     ],
 )
@@ -58,7 +60,8 @@ def test_a_part_with_a_tensor_too_few_or_too_many_is_refused(
     whole: dict[str, Path], tmp_path: Path, kind: str, part: str, name: str
 ) -> None:
     lacking = changed(whole[kind], tmp_path / "lacking", part, lambda tensors: tensors.pop(name))
-    with pytest.raises(ModelError, match=rf"{part} are not those .* they lack {name}; download"):
+    told = "encoder.embed_tokens.weight and 1 more" if name == "shared.weight" else name  # one tensor, two names
+    with pytest.raises(ModelError, match=rf"{part} are not those .* they lack {told}; download"):
         load(kind, lacking)
     more = changed(whole[kind], tmp_path / "more", part, lambda t: t.update({f"{name}_old": t[name].clone()}))
     with pytest.raises(ModelError, match=rf"they have {name}_old that they should not have; download"):
@@ -80,6 +83,11 @@ def test_what_real_folders_have_besides_or_only_once_is_no_matter(whole: dict[st
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
 
     load("flux", changed(whole["flux"], tmp_path / "t5", "text_encoder_2", twice))
+
+    def by_its_other_name(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
+
+    load("flux", changed(whole["flux"], tmp_path / "other", "text_encoder_2", by_its_other_name))
 
     def with_head(tensors: dict[str, torch.Tensor]) -> None:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()

@@ -7,7 +7,7 @@ warning at most; a LoRA trained on that is worth nothing. Here both are errors.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ _NOT_NEEDED = re.compile(
     r"(.*\.)?(position_ids|inv_freq|num_batches_tracked)"
     # What the models say beside what is read here; a text encoder may come with it or, as ComfyUI's Qwen3, without.
     r"|lm_head\.weight|text_projection\.weight|logit_scale"
-    # One tensor under two names (T5, Qwen3): a file has either or both.
-    r"|shared\.weight|(encoder|model)\.embed_tokens\.weight"
 )
+_TWICE = re.compile(r"shared\.weight|encoder\.embed_tokens\.weight")
+"""One tensor of T5's under two names: a file has either, which transformers knows, or both."""
 
 
 def load_folder(
@@ -73,7 +73,7 @@ def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     told = []
     if missing := _needed(found["missing_keys"]):
         told.append(f"they lack {missing}")
-    if left_over := _needed(found["unexpected_keys"]):
+    if left_over := _needed(name for name in found["unexpected_keys"] if not _TWICE.fullmatch(name)):
         told.append(f"they have {left_over} that they should not have")
     if told:
         raise ModelError(
@@ -83,7 +83,7 @@ def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _needed(names: Collection[str]) -> str:
+def _needed(names: Iterable[str]) -> str:
     """The first of the tensors that count, and how many more there are; "" where there is none."""
     wrong = sorted(name for name in names if not _NOT_NEEDED.fullmatch(name))
     return wrong[0] + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "") if wrong else ""
