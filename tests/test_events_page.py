@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fluxcore.log import read_events
+import pytest
+
+from fluxcore.config import resolve_config
+from fluxcore.dataset import copy_dataset
+from fluxcore.log import FolderReader, read_events
 from fluxcore.log.catalog import TYPES
 from fluxcore.log.event import DURABLE_TYPES
 from fluxcore.log.page import markdown, problems
+from fluxcore.runs import create_run, save_config
+from fluxcore.runs.about import set_archived, set_note, set_tags, set_title
+from fluxcore.runs.installation import pause_queue, resume_queue, save_defaults
+from fluxcore.runs.requests import request_start, request_stop, set_monitoring
 from fluxcore.runs.transitions import TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,3 +51,25 @@ def test_what_is_wrong_with_an_event_is_said() -> None:
         "monitoring.changed.enabled is null",
     ]
     assert problems("monitoring.changed", {}) == ["monitoring.changed.enabled is missing"]
+
+
+@pytest.mark.parametrize("source", ["app", "api"])
+def test_what_a_person_asks_for_is_documented_whoever_asks(tmp_path: Path, source: str) -> None:
+    """The runner's and the trainer's own events are compared where they are tested."""
+    config = resolve_config({"lora_name": "cat", "base_model": "flux-mini", "max_train_steps": 3})
+    folder = create_run(tmp_path, config, source, lambda to: copy_dataset(ROOT / "examples" / "riso", to) and None)
+    save_config(tmp_path, config, source)
+    set_archived(tmp_path, "cat", source, True)
+    request_start(tmp_path, "cat", source)
+    set_monitoring(tmp_path, "cat", source, False)
+    set_title(tmp_path, "cat", source, "A cat")
+    set_tags(tmp_path, "cat", source, ["a"])
+    set_note(tmp_path, "cat", source, "x")
+    request_stop(tmp_path, "cat", source)
+    pause_queue(tmp_path, source)
+    resume_queue(tmp_path, source)
+    save_defaults(tmp_path, source, {"stall_seconds": 600})
+    assert len({event.type for event in read_events(folder.path)}) == 8
+    assert undocumented(folder.path, source) == []
+    events = FolderReader(tmp_path, ".events").read_new()
+    assert len(events) == 3 and [problem for event in events for problem in problems(event.type, event.data)] == []
