@@ -126,6 +126,27 @@ def test_resume_takes_the_highest_complete_step(folder: RunFolder) -> None:
     assert chosen is not None and (chosen.name, chosen.step) == ("cat-000002-state", 20)
 
 
+def test_a_run_whose_folder_was_renamed_keeps_its_checkpoints(folder: RunFolder) -> None:
+    """Or copied: the files have the old name, by which its log knows them."""
+    state(folder, "dog-000001-state", 10)
+    state(folder, "dog-000002-state", 20)
+    weights(folder.path / "dog.safetensors")
+    state(folder, "stranger-state", 30)
+    log = events(
+        ("run.started", {"request": "a:1"}, 1),
+        ("checkpoint.saved", {"path": "dog-000001-state", "kind": "state", "step": 10}, 1),
+        ("checkpoint.saved", {"path": "dog-000002-state", "kind": "state", "step": 20}, 1),
+        ("checkpoint.saved", {"path": "dog.safetensors", "kind": "weights", "step": 20}, 1),
+        ("run.failed", {"reason": "crash"}, 1),
+    )
+    there = [found.name for found in list_checkpoints(folder, fold("cat", log))]
+    assert there == ["dog-000001-state", "dog-000002-state", "dog.safetensors"]
+    chosen = resume_choice(folder, fold("cat", log))
+    assert chosen is not None and chosen.name == "dog-000002-state"
+    assert find_state(folder, "dog-000001-state") is not None
+    assert set_aside(folder, 0, fold("cat", log)) == there
+
+
 def test_a_later_state_of_an_attempt_that_was_gone_behind_is_no_choice(folder: RunFolder) -> None:
     state(folder, "cat-000001-state", 10)
     state(folder, "cat-000003-state", 30)

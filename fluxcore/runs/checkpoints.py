@@ -47,12 +47,14 @@ def list_checkpoints(folder: RunFolder, state: RunState | None = None) -> list[C
     except FileNotFoundError:
         return []
     for name in entries:
+        recorded = state.checkpoints.get(name) if state else None
         parsed = parse_checkpoint_name(folder.name, name)
+        if parsed is None and recorded:  # of a renamed or copied run: its files have the old name, as in its log
+            parsed = (recorded.kind, recorded.epoch, None)
         if parsed is None:
             continue
         kind, epoch, step = parsed
         path = folder.path / name
-        recorded = state.checkpoints.get(name) if state else None
         try:
             if kind == "state" and path.is_dir():
                 found.append(inspect_state(path, epoch))
@@ -144,7 +146,7 @@ def resume_choice(folder: RunFolder, state: RunState) -> CheckpointFile | None:
     resume went behind, is none of it even while it still lies there.
     """
     best: CheckpointFile | None = None
-    for found in list_checkpoints(folder):
+    for found in list_checkpoints(folder, state):
         if found.kind != "state" or not found.complete or found.step is None:
             continue
         if not _is_left_behind(found, found.step, state) and (best is None or found.step > (best.step or 0)):
@@ -198,10 +200,10 @@ def find_state(folder: RunFolder, name: str) -> CheckpointFile | None:
     path = folder.inside(name)
     if path is None or path.parent != folder.path.resolve() or not path.is_dir():
         return None
-    parsed = parse_checkpoint_name(folder.name, path.name)
-    if parsed is None or parsed[0] != "state":
+    if not path.name.endswith("-state"):
         return None
-    return inspect_state(folder.path / path.name, parsed[1])
+    parsed = parse_checkpoint_name(folder.name, path.name)  # None where a renamed run's has the old name
+    return inspect_state(folder.path / path.name, parsed[1] if parsed else None)
 
 
 def set_aside(folder: RunFolder, after_step: int, state: RunState) -> list[str]:
