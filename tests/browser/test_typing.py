@@ -102,6 +102,7 @@ def test_a_server_that_dies_in_mid_edit_takes_nothing_along(make_gym):
     page.wait_for_function(
         "document.querySelector('.stApp').dataset.testConnectionState === 'CONNECTED'", timeout=60_000
     )
+    page.wait_for_timeout(PAUSE)
     settle(page)  # the page that was open goes on by itself
     assert name.input_value() == "My Cat"
     trigger.press_sequentially("p3t")
