@@ -43,6 +43,8 @@ def style() -> None:
         .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
+        /* Above, they would lie on the banner's buttons for as long as the mouse is near. */
+        [data-testid="stToastContainer"] { top: auto !important; bottom: 1rem !important; }
         .fg-grid { display: grid; gap: .5rem;
                    grid-template-columns: repeat(auto-fill, minmax(min(var(--fg, 150px), 46%), 1fr)); }
         .fg-pic { margin: 0; }
