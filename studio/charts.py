@@ -39,7 +39,7 @@ def _time_spec(field: str, title: str, by: str | None, top: float | None = None)
     scale: dict[str, Any] = {"zero": True} | ({"domainMax": top, "domainMin": 0} if top else {})
     y = {"type": "quantitative", "title": None, "scale": scale, "axis": {"tickCount": 4, "minExtent": 30}}
     gaps = "break-paths-filter-domains"
-    band = {"type": "area", "opacity": 0.22, "color": LINE, "invalid": gaps}
+    band = {"type": "area", "opacity": 0.3, "color": LINE, "invalid": gaps}
     line = {"type": "line", "strokeWidth": 1.8, "color": LINE, "invalid": gaps}
     spec: dict[str, Any] = {
         "height": 130,

@@ -131,7 +131,7 @@ def _curves(run: LiveRun) -> None:
 
 
 def _row(rows: object, columns: tuple[str, ...], name: str) -> None:
-    with st.grid("auto", min_column_width=270, gap="small"):
+    with st.grid("auto", min_column_width=240, gap="small"):
         for column in columns:
             with st.container(gap=None):
                 st.caption(charts.MACHINE[column][0])
