@@ -125,7 +125,9 @@ def request_resume(
         wanted = str(from_state).rstrip("/").rsplit("/", 1)[-1]
         chosen = find_state(folder, wanted)
         if chosen is None:
-            there = [found.name for found in list_checkpoints(folder, state) if found.kind == "state" and found.complete]
+            there = [
+                found.name for found in list_checkpoints(folder, state) if found.kind == "state" and found.complete
+            ]
             raise RunError(f"{name} has no checkpoint {wanted!r}; it has {', '.join(there) or 'none'}")
         if not chosen.complete:
             raise RunError(f"the checkpoint {wanted!r} is incomplete ({chosen.problem}); choose another one")
