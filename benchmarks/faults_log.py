@@ -27,7 +27,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fluxcore.log import EventLog, FolderReader, PatientLog, writer
+from fluxcore import atomic
+from fluxcore.log import EventLog, FolderReader, PatientLog, side_data, writer
 
 CALLS = ("open", "fstat", "stat", "lseek", "pread", "write", "fdatasync", "ftruncate", "close", "flock")
 FAULTS = ("ENOSPC", "EIO", "EINTR", "ENOLCK", "short", "all but the newline")
@@ -40,6 +41,10 @@ fcntl.flock(fd, fcntl.LOCK_EX)
 print("held", flush=True)
 sys.stdin.read()
 """
+
+
+LONG = "frame " * 50_000
+"""More than fits into a line."""
 
 
 @dataclass
@@ -101,14 +106,15 @@ class Faulty:
 
 @contextmanager
 def faults(at: range, fault: str) -> Iterator[None]:
-    """The writer's calls `at` fail with `fault`."""
+    """The calls `at` of the writer, and of what writes its side files, fail with `fault`."""
     Faulty.count = Faulty.failed = 0
-    modules = writer.os, writer.fcntl
-    writer.os, writer.fcntl = Faulty(os, at, fault), Faulty(fcntl, at, fault)  # type: ignore[assignment]
+    modules = writer.os, writer.fcntl, atomic.os
+    faulty = Faulty(os, at, fault)
+    writer.os, writer.fcntl, atomic.os = faulty, Faulty(fcntl, at, fault), faulty  # type: ignore[assignment]
     try:
         yield
     finally:
-        writer.os, writer.fcntl = modules  # type: ignore[assignment]
+        writer.os, writer.fcntl, atomic.os = modules  # type: ignore[assignment]
 
 
 def some_appends(append: Callable[[int], None], folder: Path) -> None:
@@ -131,7 +137,8 @@ def every_call(place: Path, fault: str, lasting: int) -> Outcome:
 
         def append(i: int, log: EventLog = log, acknowledged: list[tuple[str, int]] = acknowledged) -> None:
             with contextlib.suppress(OSError):
-                event = log.append("run.noted", {"note": i}, durable=i % 2 == 0)
+                long = {"evidence": LONG} if i == 3 else {}  # which goes into a side file
+                event = log.append("run.noted", {"note": i, **long}, durable=i % 2 == 0)
                 acknowledged.append((event.id, i))
 
         with faults(range(first, first + lasting), fault):
@@ -140,8 +147,11 @@ def every_call(place: Path, fault: str, lasting: int) -> Outcome:
         append(98)
         append(99)
         log.close()
-        found = [(event.id, event.data["note"]) for event in FolderReader(folder).read_new()]
+        events = FolderReader(folder).read_new()
+        found = [(event.id, event.data["note"]) for event in events]
         where = f"{fault} at call {first}"
+        aside = [side_data(folder, event.data["side_file"]) for event in events if "side_file" in event.data]
+        _note(outcome, "lost", sum(data.get("evidence") != LONG for data in aside), f"{where}: a side file")
         outcome.faults += failed
         outcome.acknowledged += len(acknowledged)
         _note(outcome, "lost", len(set(acknowledged) - set(found)), where)
