@@ -365,3 +365,22 @@ def test_steps_without_a_number_are_all_shown(tmp_path: Path) -> None:
     with connect(tmp_path) as history:
         assert history.query("SELECT count(*) AS c FROM steps") == [{"c": 3}]
     assert len(read_steps(folder)) == 3
+
+
+def test_a_run_that_is_deleted_before_it_is_folded_anew_is_forgotten(tmp_path: Path) -> None:
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    now, late = EventLog(folder, "cli"), EventLog(folder, "app")
+    late._go_alone()
+    with connect(tmp_path) as history:
+        for second in (10, 11):  # the first one late is folded anew at once, the second one waits
+            now.append("run.titled", {"title": f"now {second}"}, ts=f"2026-11-29T10:00:{second}.000000Z")
+            late.append("run.titled", {"title": f"late {second}"}, ts=f"2026-11-29T10:00:0{second - 9}.000000Z")
+            history.refresh()
+            late.append("run.titled", {"title": "later"}, ts=f"2026-11-29T10:00:0{second - 8}.000000Z")
+            history.refresh()
+        assert history._disordered == {"cat"}
+        shutil.rmtree(folder)
+        history._refold_at.clear()  # the time has come, and there is nothing to fold
+        assert history.refresh() and not history.rows
+        assert not history._disordered and not history.refresh()

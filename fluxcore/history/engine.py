@@ -89,6 +89,7 @@ class History:
                 self.curves.clear()
                 self._waiting.clear()
                 self._waiting_runs.clear()
+                self._disordered.clear()
                 self._index_stat = None
                 self._loaders.clear()
                 self._connection.execute("".join(f"DELETE FROM {table};" for table in _TABLES))
@@ -252,13 +253,11 @@ class History:
             except OSError as error:
                 self.unreadable[name] = str(unreadable(name, error))
         anew = {name for name, _ in changed} & gone
+        refolded = self._disordered & anew
         self._forget(gone)
         self._list_compacted(listed, bool(gone) or index_is_new)
-        refolded = self._disordered & anew
-        self._disordered -= anew
         events = self._read(changed)
         for name in refolded:
-            self._disordered.discard(name)
             self._refold_at[name] = time.monotonic() + _REFOLD_SHARE * (time.monotonic() - started)
         if any(self._refold_at.get(name, 0.0) <= started for name in self._disordered):
             return self._refresh() or True
@@ -382,6 +381,7 @@ class History:
             self.versions.pop(name, None)
             self._waiting_runs.discard(name)
             self.compacted.discard(name)
+            self._disordered.discard(name)
         if names:
             self._waiting.store()
             self.curves.forget(names)
