@@ -80,6 +80,18 @@ def kept(outputs: Path, field: str) -> Any:
     return draft.values[field] if draft else None
 
 
+def unfold(page: Any, text: str) -> None:
+    """Open the page's section with this text in its title. A click on what slides past while it opens hits nothing."""
+    summary = page.locator("summary", has_text=text).first
+    summary.click()
+    summary.page.wait_for_function(
+        """text => [...document.querySelectorAll('details')]
+            .filter(one => one.querySelector('summary').textContent.includes(text))
+            .every(one => !one.getAnimations({subtree: true}).some(moves => moves.playState === 'running'))""",
+        arg=text,
+    )
+
+
 @pytest.fixture(scope="session")
 def plans(tmp_path_factory) -> Path:
     """What the planner has measured: ten seconds of torch for each config, once for all tests."""

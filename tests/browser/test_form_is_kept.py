@@ -9,7 +9,7 @@ from PIL import Image
 
 from studio.drafts import newest_draft
 from studio.shots import settle
-from tests.browser.conftest import kept
+from tests.browser.conftest import kept, unfold
 from tests.place import wait_until
 
 pytestmark = pytest.mark.browser
@@ -41,12 +41,12 @@ def test_reload_restores_fields_pictures_and_captions(gym):
     page.get_by_text("2 pictures", exact=True).wait_for()
     page.get_by_text("cut.png can't be read").wait_for()
     page.get_by_label("Caption of two.png", exact=True).press_sequentially("a blue square")
-    page.locator("summary", has_text="All other settings").click()
+    unfold(page, "All other settings")
     seed = page.get_by_label("Seed", exact=True)
     seed.press("Control+a")
     seed.press_sequentially("7")
     wait_until(lambda: kept(gym.outputs, "seed") == 7, 30)
-    page.locator("summary", has_text="Samples").first.click()
+    unfold(page, "Samples")
     page.get_by_label("Sample prompts, one a line", exact=True).press_sequentially("p3t on the moon")
     wait_until(lambda: kept(gym.outputs, "sample_prompts") == "p3t on the moon", 30)
     page.reload()
@@ -55,9 +55,9 @@ def test_reload_restores_fields_pictures_and_captions(gym):
     assert page.get_by_label("Trigger word", exact=True).input_value() == "p3t"
     assert page.get_by_label("Caption of one.png", exact=True).input_value() == "a red square"
     assert page.get_by_label("Caption of two.png", exact=True).input_value() == "a blue square"
-    page.locator("summary", has_text="All other settings").click()
+    unfold(page, "All other settings")
     assert page.get_by_label("Seed", exact=True).input_value() == "7"
-    page.locator("summary", has_text="Samples").first.click()
+    unfold(page, "Samples")
     assert page.get_by_label("Sample prompts, one a line", exact=True).input_value() == "p3t on the moon"
     assert sorted(path.name for path in newest_draft(gym.outputs).dataset.iterdir() if path.is_file()) == [
         "one.png", "one.txt", "two.png", "two.txt"

@@ -11,6 +11,7 @@ import pytest
 from fluxcore.runs import load_run
 from fluxcore.runs.trash import list_trash, trash_run
 from studio.shots import settle
+from tests.browser.conftest import unfold
 from tests.fake_runs import FakeRun
 from tests.place import wait_until
 
@@ -119,7 +120,7 @@ def test_somebody_looks_around(make_gym, tmp_path):
     trash_run(outputs, "dog")
     page.goto(f"{gym.url}/settings")
     settle(page)
-    page.locator("summary", has_text="Trash: 1 run").click()
+    unfold(page, "Trash: 1 run")
     page.locator(".st-key-empty-trash button").click()
     page.locator(".st-key-confirm-yes button").click()
     page.get_by_test_id("stToast").get_by_text("The trash is empty").wait_for()

@@ -10,7 +10,7 @@ import pytest
 from fluxcore.runs import load_run
 from studio.queries import load_box
 from studio.shots import settle
-from tests.browser.conftest import kept
+from tests.browser.conftest import kept, unfold
 from tests.fake_runs import FakeRun
 from tests.place import wait_until
 
@@ -53,7 +53,7 @@ def test_what_is_half_typed_elsewhere_is_nobodys_wish(make_gym, tmp_path):
 
 def test_a_number_is_kept_at_a_pause_and_left_alone_half_way(gym):
     page = gym.open()
-    page.locator("summary", has_text="All other settings").click()
+    unfold(page, "All other settings")
     field = page.get_by_label("LoRA dropout", exact=True)
     field.click()
     field.press("Control+a")
@@ -66,7 +66,7 @@ def test_a_number_is_kept_at_a_pause_and_left_alone_half_way(gym):
     assert field.input_value() == "0.05" and field.evaluate("field => field === document.activeElement")
     page.reload()
     settle(page)
-    page.locator("summary", has_text="All other settings").click()
+    unfold(page, "All other settings")
     assert field.input_value() == "0.05"
 
 
