@@ -8,7 +8,7 @@ import streamlit as st
 
 from studio import dialogs, nav, pulse, words
 from studio.live import LiveRun, live_runs
-from studio.run import checkpoints, config, events, header, log, loss, monitor, overview, samples
+from studio.run import checkpoints, config, events, header, log, loss, monitor, overview, publish, samples
 
 TABS: dict[str, tuple[str, str, Callable[[LiveRun], None], float]] = {
     "overview": ("Overview", "dashboard", overview.show, 3.0),
@@ -56,6 +56,7 @@ def show(run: LiveRun) -> None:
     live = run.is_busy
     pulse.drawn(run)
     st.fragment(head, run_every=IDLE_SECONDS, key="run-head")(run.name, live)
+    publish.show(run)
     for slug, place in zip(TABS, st.tabs(list(LABELS.values()), key=key, on_change=turned), strict=True):
         if place.open:
             pace = TABS[slug][3]

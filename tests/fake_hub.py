@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -30,6 +31,13 @@ class Hub:
         """How many answers come with a wrong byte."""
         self.ranges = True
         self.status: int | None = None
+        self.private: dict[str, bool] = {}
+        """Whether a repository that was made here is."""
+        self.may_write = True
+        self.blobs: dict[str, bytes] = {}
+        """What was sent by its sha256, in a commit or not."""
+        self.commits: list[tuple[str, str]] = []
+        """(repository, first line) of each."""
 
     def content(self, method: str = "GET") -> list[tuple[str, str | None]]:
         """(file, Range) of the requests for content."""
@@ -60,6 +68,76 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(body=True)
 
+    def do_POST(self) -> None:
+        hub, content = self.hub, self.rfile.read(int(self.headers["Content-Length"]))
+        path = self.path.partition("?")[0]
+        hub.requests.append(("POST", path, None))
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if hub.status:
+            return self._json({}, hub.status)
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        if not token or token != hub.token:
+            return self._json({"error": "Invalid credentials"}, 401)
+        if not hub.may_write:
+            return self._json({"error": "Forbidden"}, 403)
+        asked = [json.loads(line) for line in content.splitlines()] if path.endswith("/commit/main") else []
+        if asked:
+            return self._commit(path.removeprefix("/api/models/").removesuffix("/commit/main"), asked)
+        said = json.loads(content)
+        if path == "/api/repos/create":
+            repo = f"{said.get('organization') or 'me'}/{said['name']}"
+            if repo in hub.files:
+                return self._json({"error": "You already created this model repo", "url": f"{self._url}/{repo}"}, 409)
+            hub.files[repo], hub.private[repo] = {}, said.get("visibility") == "private"
+            return self._json({"url": f"{self._url}/{repo}"})
+        if "/preupload/" in path:
+            modes = [
+                {
+                    "path": one["path"],
+                    "uploadMode": "lfs" if one["path"].endswith((".safetensors", ".png")) else "regular",
+                    "shouldIgnore": False,
+                }
+                for one in said["files"]
+            ]
+            return self._json({"files": modes})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            put = [
+                {**one, "actions": {"upload": {"href": f"{self._url}/lfs/{one['oid']}"}}}
+                if one["oid"] not in hub.blobs
+                else one
+                for one in said["objects"]
+            ]
+            return self._json({"transfer": "basic", "objects": put})
+        return self._json({}, 404)
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.requests.append(("PUT", self.path, None))
+        if hashlib.sha256(content).hexdigest() != self.path.removeprefix("/lfs/"):
+            return self._json({}, 400)
+        self.hub.blobs[self.path.removeprefix("/lfs/")] = content
+        return self._json({})
+
+    def _commit(self, repo: str, lines: list[dict]) -> None:
+        for line in lines:
+            about = line["value"]
+            if line["key"] == "header":
+                self.hub.commits.append((repo, about["summary"]))
+            elif line["key"] == "file":
+                self.hub.files[repo][about["path"]] = base64.b64decode(about["content"])
+            elif line["key"] == "lfsFile":
+                self.hub.files[repo][about["path"]] = self.hub.blobs[about["oid"]]
+        commit = {"commitOid": COMMIT, "commitUrl": f"{self._url}/{repo}/commit/{COMMIT}", "pullRequestUrl": None}
+        return self._json({"success": True, **commit})
+
+    @property
+    def _url(self) -> str:
+        return f"http://{self.headers['Host']}"
+
+    def _json(self, said: object, status: int = 200) -> None:
+        return self._send(status, json.dumps(said).encode(), True, {"Content-Type": "application/json"})
+
     def _answer(self, body: bool) -> None:
         hub, wanted = self.hub, self.headers.get("Range")
         hub.requests.append((self.command, self.path, wanted))
@@ -72,7 +150,12 @@ class _Handler(BaseHTTPRequestHandler):
             repo = hub.files.get(found[1])
             if repo is None:
                 return self._send(404, b"", body, {"X-Error-Code": "RepoNotFound"})
-            listing = {"id": found[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in repo]}
+            listing = {
+                "id": found[1],
+                "sha": COMMIT,
+                "private": hub.private.get(found[1], False),
+                "siblings": [{"rfilename": name} for name in repo],
+            }
             return self._send(200, json.dumps(listing).encode(), body)
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
         if not found or found[1] not in hub.files:
@@ -119,6 +202,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, cache: object) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage is another server
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     for name in ("HF_TOKEN", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)

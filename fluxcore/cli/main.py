@@ -12,7 +12,7 @@ import typer
 from fluxcore import __version__
 from fluxcore.errors import UserError
 
-from . import alerts, demo, files, look, monitor, plan, query, queue, remove, runs, serve, testing
+from . import alerts, demo, files, look, monitor, plan, publish, query, queue, remove, runs, serve, testing
 from .out import note, say
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 64, 70, 130
@@ -50,6 +50,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "export": files.export,
     "import": files.import_,
     "convert": files.convert,
+    "publish": publish.publish,
     "delete": remove.delete,
     "prune": remove.prune,
     "runner": serve.runner,

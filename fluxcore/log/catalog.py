@@ -492,6 +492,19 @@ TYPES: tuple[EventType, ...] = (
     EventType("run.titled", _PEOPLE, "a title to show for the name", (Field("title", "its text", "Cat, v2"),), True),
     EventType("run.tagged", _PEOPLE, "the run's tags, all of them", (Field("tags", "texts", ["cat", "keep"]),), True),
     EventType(
+        "run.published",
+        _PEOPLE,
+        "a LoRA file of the run is on the Hugging Face Hub",
+        (
+            Field("repo", "the repository", "me/my-cat-lora"),
+            Field("url", "its address", "https://huggingface.co/me/my-cat-lora"),
+            Field("file", "the LoRA file", "my-cat.safetensors"),
+            Field("private", "whether only its owner sees it", True),
+            Field("revision", "the commit", "5f0c6a1e9d0b4b7a8f1c2d3e4f5061728394a5b6"),
+        ),
+        durable=True,
+    ),
+    EventType(
         "run.archived",
         _PEOPLE,
         "out of sight, or back",

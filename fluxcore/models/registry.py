@@ -52,6 +52,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "path": (str, "a path in quotes"),
     "repo": (str, 'a text such as "owner/repository"'),
     "files": (dict, "a table [name.files]"),
+    "base": (str, 'a text such as "owner/repository"'),
     "gated": (bool, "true or false"),
     "licence": (str, "a text"),
     "tokens": (int, "a whole number"),
@@ -81,6 +82,7 @@ class BaseModel:
     path: Path | None = None
     repo: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
     gated: bool = False
     licence: str = "unknown"
     tokens: int = DEFAULT_TOKENS
@@ -93,6 +95,11 @@ class BaseModel:
     def parts(self) -> tuple[str, ...]:
         """The names of its single files, were it to lie in such."""
         return KLEIN_PARTS if self.family == KLEIN["family"] else PARTS
+
+    @property
+    def hub_name(self) -> str:
+        """The repository on the Hub by which others know it; "" where there is none."""
+        return self.base or self.repo or ""
 
     def settings(self, vram: str) -> dict[str, Any]:
         """What this model sets of a config with that memory preset."""

@@ -26,6 +26,8 @@ class RunState:
     tags: list[str] = field(default_factory=list)
     note: str = ""
     archived: bool = False
+    published: dict[str, Any] | None = None
+    """Where a LoRA of it stands on the Hub: the newest `run.published`, and its `ts`."""
     created: str | None = None
     started: str | None = None
     ended: str | None = None

@@ -295,6 +295,10 @@ def _noted(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.note = str(data["note"])
 
 
+def _published(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    state.published = {**data, "ts": event.ts}
+
+
 def _archived(state: RunState, event: Event, data: dict[str, Any]) -> None:
     state.archived = bool(data.get("archived", True))
 
@@ -330,5 +334,6 @@ TRANSITIONS: dict[str, Callable[[RunState, Event, dict[str, Any]], None]] = {
     "run.titled": _titled,
     "run.tagged": _tagged,
     "run.noted": _noted,
+    "run.published": _published,
     "run.archived": _archived,
 }

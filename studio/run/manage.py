@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import streamlit as st
 
@@ -15,29 +16,25 @@ from fluxcore.runs.trash import KEEP_SECONDS, Deleted, empty_trash, restore_run,
 from .. import ask, dialogs, nav, words
 from ..drafts import fill_from, new_draft
 from ..live import LiveRun, live_runs
+from . import publish
 
 DELETED = "runs.deleted"
 """In the session: what was deleted last and can be had back."""
+MENU, LIKE_IT = "run-menu", "Train another one like it"
 
 
 def menu(run: LiveRun) -> None:
-    """The quiet actions behind one button."""
+    """The quiet actions behind one button; the menu closes with a choice."""
     state, name = run.state, run.name
     with st.popover(
-        "", icon=":material/more_horiz:", key="run-menu", help="Rename, tag, duplicate, compare, archive, delete"
+        "",
+        icon=":material/more_horiz:",
+        key=MENU,
+        help="Rename, tag, duplicate, compare, publish, archive, delete",
+        on_change="rerun",
     ):
-        for label, icon, key, body in (
-            ("Title, tags and note", "edit_note", "run-about", _about),
-            ("Train another one like it", "content_copy", "run-duplicate", _duplicate),
-        ):
-            st.button(
-                label,
-                icon=f":material/{icon}:",
-                key=key,
-                type="tertiary",
-                on_click=dialogs.want,
-                args=(body, label, name),
-            )
+        _item("Title, tags and note", "edit_note", "run-about", dialogs.want, _about, "Title, tags and note", name)
+        _item(LIKE_IT, "content_copy", "run-duplicate", dialogs.want, _duplicate, LIKE_IT, name)
         with st.container(key="run-compare"):
             st.page_link(
                 nav.page("compare"),
@@ -45,30 +42,37 @@ def menu(run: LiveRun) -> None:
                 icon=":material/compare_arrows:",
                 query_params={"runs": name},
             )
-        st.button(
+        if state.weights or state.checkpoints:
+            title = "Publish on Hugging Face"
+            _item(title, "cloud_upload", "run-publish", dialogs.want, publish.question, title, name)
+        _item(
             "Back out of the archive" if state.archived else "Archive",
-            icon=":material/unarchive:" if state.archived else ":material/archive:",
-            key="run-archive",
-            type="tertiary",
+            "unarchive" if state.archived else "archive",
+            "run-archive",
+            ask.do,
+            lambda: set_archived(default_outputs(), name, "app", not state.archived),
+            f"{name} is back in the list" if state.archived else f"{name} is put away: see Archived on the page Runs",
             disabled=run.is_busy,
-            on_click=ask.do,
-            args=(
-                lambda: set_archived(default_outputs(), name, "app", not state.archived),
-                f"{name} is back in the list"
-                if state.archived
-                else f"{name} is put away: see Archived on the page Runs",
-            ),
         )
-        st.button(
+        _item(
             "Delete",
-            icon=":material/delete:",
-            key="run-delete",
-            type="tertiary",
+            "delete",
+            "run-delete",
+            dialogs.want,
+            delete,
+            f"Delete {name}?",
+            [name],
             disabled=run.is_busy,
             help="It lives; stop it first." if run.is_busy else None,
-            on_click=dialogs.want,
-            args=(delete, f"Delete {name}?", [name]),
         )
+
+
+def _item(label: str, icon: str, key: str, does: Callable[..., None], *args: Any, **more: Any) -> None:
+    def chosen() -> None:
+        st.session_state[MENU] = False
+        does(*args)
+
+    st.button(label, icon=f":material/{icon}:", key=key, type="tertiary", on_click=chosen, **more)
 
 
 def _about(name: str) -> None:
