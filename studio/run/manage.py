@@ -20,7 +20,8 @@ from . import publish
 
 DELETED = "runs.deleted"
 """In the session: what was deleted last and can be had back."""
-MENU, LIKE_IT = "run-menu", "Train another one like it"
+MENU = "run-menu"
+ABOUT, LIKE_IT, PUBLISH = "Title, tags and note", "Train another one like it", "Publish on Hugging Face"
 
 
 def menu(run: LiveRun) -> None:
@@ -33,8 +34,8 @@ def menu(run: LiveRun) -> None:
         help="Rename, tag, duplicate, compare, publish, archive, delete",
         on_change="rerun",
     ):
-        _item("Title, tags and note", "edit_note", "run-about", dialogs.want, _about, "Title, tags and note", name)
-        _item(LIKE_IT, "content_copy", "run-duplicate", dialogs.want, _duplicate, LIKE_IT, name)
+        _item(ABOUT, "edit_note", dialogs.want, _about, ABOUT, name, key="run-about")
+        _item(LIKE_IT, "content_copy", dialogs.want, _duplicate, LIKE_IT, name, key="run-duplicate")
         with st.container(key="run-compare"):
             st.page_link(
                 nav.page("compare"),
@@ -43,36 +44,35 @@ def menu(run: LiveRun) -> None:
                 query_params={"runs": name},
             )
         if state.weights or state.checkpoints:
-            title = "Publish on Hugging Face"
-            _item(title, "cloud_upload", "run-publish", dialogs.want, publish.question, title, name)
+            _item(PUBLISH, "cloud_upload", dialogs.want, publish.question, PUBLISH, name, key="run-publish")
         _item(
             "Back out of the archive" if state.archived else "Archive",
             "unarchive" if state.archived else "archive",
-            "run-archive",
             ask.do,
             lambda: set_archived(default_outputs(), name, "app", not state.archived),
             f"{name} is back in the list" if state.archived else f"{name} is put away: see Archived on the page Runs",
+            key="run-archive",
             disabled=run.is_busy,
         )
         _item(
             "Delete",
             "delete",
-            "run-delete",
             dialogs.want,
             delete,
             f"Delete {name}?",
             [name],
+            key="run-delete",
             disabled=run.is_busy,
             help="It lives; stop it first." if run.is_busy else None,
         )
 
 
-def _item(label: str, icon: str, key: str, does: Callable[..., None], *args: Any, **more: Any) -> None:
+def _item(label: str, icon: str, does: Callable[..., None], *args: Any, **more: Any) -> None:
     def chosen() -> None:
         st.session_state[MENU] = False
         does(*args)
 
-    st.button(label, icon=f":material/{icon}:", key=key, type="tertiary", on_click=chosen, **more)
+    st.button(label, icon=f":material/{icon}:", type="tertiary", on_click=chosen, **more)
 
 
 def _about(name: str) -> None:
