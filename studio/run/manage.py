@@ -20,7 +20,6 @@ from . import publish
 
 DELETED = "runs.deleted"
 """In the session: what was deleted last and can be had back."""
-MENU = "run-menu"
 ABOUT, LIKE_IT, PUBLISH = "Title, tags and note", "Train another one like it", "Publish on Hugging Face"
 
 
@@ -30,7 +29,7 @@ def menu(run: LiveRun) -> None:
     with st.popover(
         "",
         icon=":material/more_horiz:",
-        key=MENU,
+        key="run-menu",
         help="Rename, tag, duplicate, compare, publish, archive, delete",
         on_change="rerun",
     ):
@@ -69,7 +68,7 @@ def menu(run: LiveRun) -> None:
 
 def _item(label: str, icon: str, does: Callable[..., None], *args: Any, **more: Any) -> None:
     def chosen() -> None:
-        st.session_state[MENU] = False
+        st.session_state["run-menu"] = False  # it is the popover's state
         does(*args)
 
     st.button(label, icon=f":material/{icon}:", type="tertiary", on_click=chosen, **more)
