@@ -23,7 +23,7 @@ from PIL import Image
 from fluxcore.log import Event, read_events
 from fluxcore.models.family import family_of
 from fluxcore.models.loading import locate
-from fluxcore.models.mini.emoji import LUMA, load_emoji
+from fluxcore.models.mini.emoji import LUMA, Emoji, load_emoji
 from fluxcore.models.mini.evaluate import blurred
 from fluxcore.models.mini.riso import HELD_OUT, TRIGGER, colours_of, in_style, palette_distance
 from fluxcore.models.registry import find_model
@@ -42,18 +42,19 @@ def main() -> int:
     parser.add_argument("--outputs", type=Path)
     parser.add_argument("--run", default="demo")
     arguments = parser.parse_args()
+    emoji = load_emoji()
     if arguments.outputs:
-        return report(RunFolder.of(arguments.outputs.absolute(), arguments.run))
+        return report(RunFolder.of(arguments.outputs.absolute(), arguments.run), emoji)
     with tempfile.TemporaryDirectory(prefix="fluxgym-bench-") as outputs:
         command = [sys.executable, "-m", "fluxcore", "demo", "--outputs", outputs]
         trained = subprocess.run(command, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL)
         if trained.returncode:
             return trained.returncode
-        return report(RunFolder.of(Path(outputs), "demo"))
+        return report(RunFolder.of(Path(outputs), "demo"), emoji)
 
 
-def report(folder: RunFolder) -> int:
-    """Print the figures of a finished run."""
+def report(folder: RunFolder, emoji: Emoji) -> int:
+    """Print the figures of a finished run; `emoji`: what its subjects look like."""
     events = read_events(folder.path)
     first = _first(events, "run.requested")
     whole = seconds_between(first.ts, _first(events, "run.completed").ts)
@@ -71,7 +72,6 @@ def report(folder: RunFolder) -> int:
     before, after = palette_distance(_tensor(base), palette), palette_distance(_tensor(lora), palette)
     print(f"distance from the style's colours: base {before:.1f}, LoRA {after:.1f}: {after / before:.0%} (at most 40%)")
 
-    emoji = load_emoji()
     own = torch.tensor([emoji.captions.index(subject) for subject in HELD_OUT])
     styled = in_style(emoji.on_white())
     nearest = torch.cdist(blurred(_luma(_tensor(lora))), blurred(_luma(styled))).argmin(1)

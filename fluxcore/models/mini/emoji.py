@@ -5,6 +5,7 @@ The font is Noto Color Emoji (SIL Open Font License 1.1; Debian: `fonts-noto-col
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,9 @@ def draw_emoji(character: str, font: ImageFont.FreeTypeFont, size: int = SIZE) -
 
 
 def load_emoji(font_path: Path = FONT_PATH) -> Emoji:
-    """Every single-code-point emoji of the font from U+1F300 on, in code point order."""
+    """Every single-code-point emoji of the font from U+1F300 on, in code point order. Ends the process without a font."""
     if not font_path.exists():
-        raise FileNotFoundError(f"{font_path} is missing: apt-get install fonts-noto-color-emoji")
+        sys.exit(f"{font_path} is missing: apt-get install fonts-noto-color-emoji")
     font = ImageFont.truetype(str(font_path), STRIKE)
     captions, pictures = [], []
     for code in range(FIRST_CODE_POINT, 0x1FB00):
