@@ -50,7 +50,7 @@ def draw_emoji(character: str, font: ImageFont.FreeTypeFont, size: int = SIZE) -
 
 
 def load_emoji(font_path: Path = FONT_PATH) -> Emoji:
-    """Every single-code-point emoji of the font from U+1F300 on, in code point order. Ends the process without a font."""
+    """Every single-code-point emoji of the font from U+1F300 on, in their order; without the font the process ends."""
     if not font_path.exists():
         sys.exit(f"{font_path} is missing: apt-get install fonts-noto-color-emoji")
     font = ImageFont.truetype(str(font_path), STRIKE)
