@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which of its optional kernels are not installed
 # Only a quantised base needs torchao (frozen.py); diffusers and peft would import it for a second each time. Where they
 # have been imported already (a notebook), they have looked for it and count on it.
 if not {"diffusers", "peft", "transformers"} & sys.modules.keys():
