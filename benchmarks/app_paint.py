@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.app import make
+from benchmarks.app_rerun import make
 from benchmarks.campaigns.report import percentile
 from studio.shots import browser, server, settle
 
