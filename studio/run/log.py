@@ -88,7 +88,8 @@ def _hits(path: Path, wanted: str, empty: str) -> None:
 def _box(lines: list[str], *, follow: bool, wanted: str = "") -> None:
     tall = len(lines) > 16
     with st.container(height=460 if tall else "content", autoscroll=follow and tall, key="log-box"):
-        st.html(f"<pre class=fg-log>{''.join(_line(line, wanted) for line in lines)}</pre>")
+        text = "".join(_line(line, wanted) for line in lines)
+        st.html(f"<pre class=fg-log tabindex=0 role=region aria-label='Log'>{text}</pre>")  # in it, arrow keys scroll
 
 
 def _line(line: str, wanted: str) -> str:

@@ -6,8 +6,9 @@ import pytest
 
 from fluxcore.access import make_viewer_token
 from fluxcore.runs import load_run
-from studio.shots import addresses, settle
+from studio.shots import RUN_TABS, addresses, settle
 from tests import axe
+from tests.browser.conftest import unfold
 from tests.fake_runs import a_night
 
 pytestmark = pytest.mark.browser
@@ -53,3 +54,59 @@ def test_no_page_has_a_serious_fault_and_a_viewer_changes_nothing(make_gym, tmp_
     page.get_by_text("This page is the owner's").wait_for()
     for run in runs.values():
         run.end_trainer()
+
+
+def faults(page, where: str, *rules: str) -> list[str]:
+    return [f"{where}: {one}" for one in axe.audit(page, *rules) if not one.is_theirs]
+
+
+def test_no_live_page_no_phone_and_no_dialog_has_a_serious_fault(make_gym, tmp_path):
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    runs = a_night(outputs)
+    try:
+        gym = make_gym(outputs, HF_TOKEN="hf_" + "a" * 20)
+        page = gym.open("/run?name=my-cat")
+        found = faults(page, "a live run")
+        for tab in RUN_TABS:
+            page.goto(f"{gym.url}/run?name=my-cat&tab={tab}")
+            settle(page)
+            found += faults(page, f"{tab} of a live run")
+
+        page.goto(f"{gym.url}/run?name=tulips")
+        settle(page)
+        dialog = page.get_by_role("dialog")
+        for item in ("about", "duplicate", "publish", "delete"):
+            page.locator(".st-key-run-menu button:visible").first.click()
+            page.locator(f".st-key-run-{item} button").click()
+            dialog.wait_for()
+            settle(page)
+            found += faults(page, f"the dialog {item}")
+            page.emulate_media(color_scheme="dark")
+            page.wait_for_timeout(300)
+            found += faults(page, f"the dialog {item} in the dark", "color-contrast")
+            page.emulate_media(color_scheme="light")
+            page.keyboard.press("Escape")
+            dialog.wait_for(state="detached")
+        page.goto(f"{gym.url}/run?name=tulips&tab=samples")
+        settle(page)
+        page.get_by_role("button", name="Large").click()
+        dialog.wait_for()
+        settle(page)
+        found += faults(page, "a sample shown large")
+
+        page.set_viewport_size({"width": 380, "height": 800})
+        for path in addresses("tulips", ["my-cat", "too-large"]).values():
+            page.goto(gym.url + path)
+            settle(page)
+            found += faults(page, f"{path} on a phone")
+        page.goto(f"{gym.url}/")
+        settle(page)
+        for part in ("All other settings", "As text, and as a command", "Samples"):
+            unfold(page, part)
+            settle(page)
+        found += faults(page, "Train, unfolded, on a phone")
+    finally:
+        for run in runs.values():
+            run.end_trainer()
+    assert not found, "\n".join(found)
