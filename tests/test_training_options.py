@@ -17,7 +17,7 @@ from fluxcore.config.arguments import parse_blocks, parse_optimizer_args
 from fluxcore.models.flux import FLUX_1
 from fluxcore.models.loading import load_pipeline
 from fluxcore.models.registry import find_model
-from fluxcore.training.failures import TrainingError
+from fluxcore.training.failures import Exit, TrainingError
 from fluxcore.training.lora_keys import detect_format
 from fluxcore.training.network import add_network, continue_from, network_tensors
 from fluxcore.training.noise_levels import draw_sigmas
@@ -389,14 +389,17 @@ def test_a_step_that_does_not_fit_is_tried_in_halves_with_the_same_result(
     short = new_run(tmp_path, "short", some_pictures, **few)
     train_here(short)
     (told,) = events_of(short, "memory.short")
-    assert told.data == {"step": 1, "batch": 1, "gradient_checkpointing": True}
+    assert {name: told.data[name] for name in ("phase", "step", "batch", "gradient_checkpointing")} == {
+        "phase": "train", "step": 1, "batch": 1, "gradient_checkpointing": True,
+    }  # fmt: skip
     assert losses_of(short) == pytest.approx(losses_of(whole), abs=1e-5)
     assert all(torch.allclose(lora_of(short)[key], value, atol=1e-5) for key, value in lora_of(whole).items())
 
     monkeypatch.setattr(Training, "losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
     never = new_run(tmp_path, "never", some_pictures, **few)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(TrainingError, match="too short for training: lower train_batch_size") as failed:
         train_here(never)
+    assert failed.value.code == Exit.OOM_GPU
     assert len(events_of(never, "memory.short")) == 1 and steps_of(never) == []
 
 

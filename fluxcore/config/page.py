@@ -64,7 +64,10 @@ prompts drawn, or the LoRA and a state written, after the present step. Neither 
 ## When something does not fit
 
 A step that runs out of GPU memory is tried once more with halved batches and gradient checkpointing, and the attempt
-goes on so (`memory.short`); if that does not fit either, the run fails with what to change. A loss or gradient that is
+goes on so (`memory.short`); if that does not fit either, the run fails with what to change. Captions and pictures whose
+encoder finds no room on the GPU are encoded on the CPU; a validation is measured in smaller parts; a sample or a
+validation that can't be made is left out and said so. Where the base model or the optimizer's moments don't fit, which
+nothing can go on without, the failure names the settings to change. A loss or gradient that is
 no number ends the attempt before it touches the weights: resume from the last checkpoint with a lower learning rate.
 
 ## Several GPUs

@@ -289,11 +289,14 @@ TYPES: tuple[EventType, ...] = (
     EventType(
         "memory.short",
         "trainer",
-        "the GPU's memory was full in a step; it is tried once more in smaller parts, and all later ones as well",
+        "the GPU's memory was full, and the training goes on: a step in smaller parts, as all later ones; captions and "
+        "pictures are encoded on the CPU; a sample or a validation that doesn't fit is left out",
         (
-            Field("step", "the step that did not fit", 12, "optimizer steps"),
-            Field("batch", "pictures at a time from now on", 2),
-            Field("gradient_checkpointing", "whether it is on from now on", True),
+            Field("phase", "in which: train, cache, sample or validation", "train"),
+            Field("step", "the step that did not fit, or the last one before", 12, "optimizer steps"),
+            Field("instead", "what is done, in words", "going on with at most 2 at a time and gradient checkpointing"),
+            Field("batch", "of a step: pictures at a time from now on", 2),
+            Field("gradient_checkpointing", "of a step: whether it is on from now on", True),
         ),
     ),
     EventType(

@@ -16,6 +16,7 @@ class Exit(IntEnum):
     NAN_LOSS = 5
     OOM_GPU = 6
     DISK_FULL = 7
+    OOM_HOST = 8
     STOPPED = 143
 
 
@@ -26,6 +27,7 @@ REASONS = {
     Exit.NAN_LOSS: "nan_loss",
     Exit.OOM_GPU: "oom_gpu",
     Exit.DISK_FULL: "disk_full",
+    Exit.OOM_HOST: "oom_host",
 }
 """What `run.failed` calls them."""
 

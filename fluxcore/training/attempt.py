@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from fluxcore.config import RunConfig
 from fluxcore.dataset.layout import Layout
@@ -25,6 +26,7 @@ from .averages import Averages
 from .compiling import Compiling
 from .data import Batch
 from .failures import Exit
+from .memory import if_it_fits, in_parts
 from .metadata import thumbnail_of, training_info
 from .prompts import SamplePrompt
 from .ranks import Ranks
@@ -97,13 +99,20 @@ class Attempt(ABC):
             return None
         if step in self.measured:  # at a save right after
             return self.measured[step]
-        pipeline = self.pipeline
+        pipeline, validation = self.pipeline, self.validation
         pipeline.transformer.eval()
         try:
             with self.shown(), self.compiling.as_written():
-                loss = self.validation.measure(lambda batch: self.losses(pipeline, batch), self.heed_stop)
+                if self.ranks.count > 1:  # which all do the same, or wait for each other
+                    loss = validation.measure(lambda batch: self.losses(pipeline, batch), self.heed_stop)
+                else:
+                    one = lambda batch: in_parts(lambda part: self.losses(pipeline, part), batch)
+                    loss = if_it_fits(lambda: validation.measure(one, self.heed_stop))
         finally:
             pipeline.transformer.train()
+        if loss is None:
+            self.report.short_memory("validation", step, "this validation is left out")
+            return None
         best = self.validation.note(loss, step)
         self.measured = {step: loss}
         self.report.validation(step, self.epoch_of(step), loss, self.validation, best)
@@ -119,17 +128,30 @@ class Attempt(ABC):
         with self.shown(), self.compiling.as_written():
             for index, prompt in enumerate(self.prompts):
                 seed = config.seed + index if prompt.seed is None else prompt.seed
-                path = self.folder.sample(index, seed, step=step)
-                drawn = draw(
-                    self.family, self.pipeline, prompt, self.embeddings, config.resolution, seed, self.heed_stop
-                )
-                if self.ranks.first:
-                    save_png(drawn, path, prompt.text)
-                if step and index == 0:
-                    self.thumbnail = thumbnail_of(drawn)
-                where = self.folder.relative(path)
-                self.report.sample(step, self.epoch_of(step), index, prompt.text, seed, where)
+                drawn = self._drawn(prompt, seed)
+                if drawn is None:
+                    self.report.short_memory("sample", step, f"the sample of prompt {index + 1} is left out")
+                else:
+                    self._keep(drawn, prompt, index, seed, step)
                 progress(index + 1, len(self.prompts))
+
+    def _keep(self, drawn: Image.Image, prompt: SamplePrompt, index: int, seed: int, step: int) -> None:
+        path = self.folder.sample(index, seed, step=step)
+        if self.ranks.first:
+            save_png(drawn, path, prompt.text)
+        if step and index == 0:
+            self.thumbnail = thumbnail_of(drawn)
+        self.report.sample(step, self.epoch_of(step), index, prompt.text, seed, self.folder.relative(path))
+
+    def _drawn(self, prompt: SamplePrompt, seed: int) -> Image.Image | None:
+        """The prompt's picture; None where it does not fit into the memory. Several processes wait for each other
+        in it, so there none goes on without the others."""
+
+        def one() -> Image.Image:
+            size = self.config.resolution
+            return draw(self.family, self.pipeline, prompt, self.embeddings, size, seed, self.heed_stop)
+
+        return one() if self.ranks.count > 1 else if_it_fits(one)
 
     def save(self, accelerator: Accelerator, weights: Path, state: Path, step: int, with_state: bool) -> None:
         """Write the LoRA, and the state with it where that is wanted."""
@@ -146,7 +168,7 @@ class Attempt(ABC):
             self._save_state(accelerator, state, epoch, step)
         with self.shown():
             found = lora_state(self.pipeline.transformer)
-            lora = {name: value.clone() for name, value in found.items()}  # what is shown is taken back
+            lora = {name: value.to("cpu", copy=True) for name, value in found.items()}  # what is shown is taken back
         info = training_info(self.config, self.model, self.layout, self.started, self.thumbnail)
         self.saver.weights(weights, lora, self.family, info, epoch, step, loss)
 

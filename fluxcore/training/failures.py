@@ -20,6 +20,21 @@ class TrainingError(UserError):
         self.code = code
 
 
+_TOO_SHORT = {
+    "load": "the base model: set fp8_base=true or quantize_base, raise blocks_to_swap, or choose a smaller preset",
+    "cache": "encoding pictures and captions: set encode_on_cpu=true or lower resolution",
+    "update": "the optimizer's moments: set optimizer_type=adamw8bit or adafactor, or lower network_dim",
+    "sample": "drawing a sample: ask for smaller ones (--w, --h) or set sample_every_n_steps=0",
+    "save": "a save: lower train_batch_size or resolution, or choose a smaller preset",
+}
+
+
+def out_of_memory(phase: str) -> TrainingError:
+    """The failure of a GPU that is full in `phase`, or in the optimizer's `update`, and what to change."""
+    train = "training: lower train_batch_size or resolution, or choose a smaller preset"
+    return TrainingError(Exit.OOM_GPU, f"the GPU's memory is too short for {_TOO_SHORT.get(phase, train)}")
+
+
 def explain(error: BaseException) -> TrainingError | None:
     """`error` as an expected failure, or None where it is a bug."""
     # Imported here, because importing torch takes seconds and this module is light.
@@ -34,9 +49,10 @@ def explain(error: BaseException) -> TrainingError | None:
     if isinstance(error, ConfigError | ModelNotFound):
         return TrainingError(Exit.BAD_CONFIG, str(error))
     if isinstance(error, torch.OutOfMemoryError):
-        return TrainingError(
-            Exit.OOM_GPU, "the GPU's memory is full: lower train_batch_size or resolution, or choose a smaller preset"
-        )
+        return out_of_memory("train")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        advice = "lower workers and train_batch_size, close other programs or take a larger machine, then resume"
+        return TrainingError(Exit.OOM_HOST, f"the machine's memory is full: {advice}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TrainingError(Exit.DISK_FULL, "the disk is full: make room, then resume")
     if isinstance(error, UserError):

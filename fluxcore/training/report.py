@@ -29,9 +29,12 @@ class Report:
         """`heed_stop` is called with all counted progress, and may raise: what is counted lasts longer than a step."""
         self._log, self._heed_stop = log, heed_stop
         self._last_line = 0.0
+        self.current = "load"
+        """The phase that is going on, by which an end for want of memory is explained."""
 
     def phase(self, name: str, total: float | None = None, unit: str | None = None) -> None:
         """Announce a phase; it lasts until the next one."""
+        self.current = name
         self._log.append("phase.started", {"phase": name, "total": total, "unit": unit})
         print(f"phase: {name}", flush=True)
 
@@ -150,14 +153,13 @@ class Report:
         what = f"can't be compiled, they run as written ({data['reason']})" if "reason" in data else "are compiled now"
         print(f"the transformer's blocks {what}", flush=True)
 
-    def short_memory(self, step: int, batch: int) -> None:
-        """The GPU was full at `step`; from now on batches have at most `batch` pictures."""
-        self._log.append("memory.short", {"step": step, "batch": batch, "gradient_checkpointing": True})
-        print(
-            f"the GPU's memory was full at step {step}; going on with {batch} at a time and gradient checkpointing "
-            "(set train_batch_size and gradient_checkpointing so)",
-            flush=True,
-        )
+    def short_memory(self, phase: str, step: int, instead: str, **changed: Any) -> None:
+        """The GPU was full at `step` in what `phase` says; `instead`: what is done; `changed`: settings from now on."""
+        data = {"phase": phase, "step": step, "instead": instead, "batch": None, "gradient_checkpointing": None}
+        self._log.append("memory.short", data | changed)
+        where = f" at step {step}" if step else ""
+        advice = " (set train_batch_size and gradient_checkpointing so)" if changed else ""
+        print(f"the GPU's memory was full{where} ({phase}): {instead}{advice}", flush=True)
 
 
 def _memory_gib() -> float:

@@ -8,9 +8,9 @@ steps, samples and checkpoints to it. It knows nothing of the runner or the app.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from .averages import Averages
 from .cache import Cache
 from .compiling import Compiling
 from .data import Batch, TrainingData
-from .failures import Exit, TrainingError
+from .failures import Exit, TrainingError, out_of_memory
+from .memory import free_memory, if_it_fits
 from .metadata import base_name
 from .network import DTYPES, add_network, continue_from, effective_alpha
 from .noise_levels import draw_sigmas
@@ -56,6 +57,8 @@ class Training(Attempt):
         except Stopped:  # before the first step: there is nothing to save
             print("stopped before the first step", flush=True)
             return Exit.STOPPED
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.report.current) from error
 
     def _run(self) -> Exit:
         config, folder, ranks, report = self.config, self.folder, self.ranks, self.report
@@ -77,17 +80,19 @@ class Training(Attempt):
         wanted = [text for prompt in self.prompts for text in (prompt.text, prompt.negative)]
         reader = torch.device("cpu") if config.encode_on_cpu else device
         with ranks.in_turn("the captions", self.heed_stop):
-            data.encode_text(wanted, lambda: family.load_text_side(base, tokens, dtype, reader), report.encoding)
+            load = lambda where: family.load_text_side(base, tokens, dtype, where)
+            encode = lambda where: data.encode_text(wanted, lambda: load(where), report.encoding)
+            self._on_either("captions", reader, encode)
         self.embeddings = {text: data.prompt(text) for text in wanted}
         report.phase("load")
         pipeline = self.pipeline = family.load_image_side(base, dtype, torch.device("cpu"))
         with ranks.in_turn("the pictures", self.heed_stop):
-            pipeline.vae.to(device)
-            data.encode_pictures(family, pipeline, report.encoding)
+            self._on_either("pictures", device, lambda where: self._encode_pictures(data, where))
             pipeline.vae.to("cpu")
 
         # The LoRA on the chosen layers, in 32 bit whatever the base is in; only then is the base held in less, and
         # brought to the GPU layer by layer.
+        report.current = "load"  # not announced once more: it is short
         transformer = pipeline.transformer
         torch.manual_seed(randomness.seed_for(config.seed, "lora"))
         add_network(transformer, config, family)
@@ -166,7 +171,10 @@ class Training(Attempt):
             rate = effective_rate(optimizer, scheduler.get_last_lr()[0])
             sound = math.isfinite(loss) and math.isfinite(grad_norm)
             if sound:  # else the LoRA would be spoilt, and the next checkpoint with it
-                optimizer.step()
+                try:
+                    optimizer.step()
+                except torch.OutOfMemoryError as error:  # part of the weights may be new ones: not to be tried again
+                    raise out_of_memory("update") from error
                 scheduler.step()
                 optimizer.zero_grad()
                 averages.update(step)
@@ -249,13 +257,23 @@ class Training(Attempt):
     def _use_less_memory(self, step: int, batches: list[Batch]) -> None:
         """From now on: batches in halves, and activations computed twice instead of kept."""
         self.smaller = True
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         transformer = self.pipeline.transformer
         if not transformer.is_gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        self.report.short_memory(step, max((len(half) for batch in batches for half in batch.halves()), default=1))
+        most = max((len(half) for batch in batches for half in batch.halves()), default=1)
+        instead = "going on with at most {batch} at a time and gradient checkpointing"
+        self.report.short_memory("train", step, instead.format(batch=most), batch=most, gradient_checkpointing=True)
+
+    def _encode_pictures(self, data: TrainingData, where: torch.device) -> None:
+        self.pipeline.vae.to(where)
+        data.encode_pictures(self.family, self.pipeline, self.report.encoding)
+
+    def _on_either(self, what: str, device: torch.device, encode: Callable[[torch.device], Any]) -> None:
+        """Encode on `device`, or on the CPU where that has no room; what is encoded by then is kept."""
+        if if_it_fits(lambda: (encode(device), True)) is None:
+            self.report.short_memory("cache", 0, f"the {what} are encoded on the CPU")
+            encode(torch.device("cpu"))
 
     def _find_base(self, model: BaseModel) -> Base:
         if is_remote(model, self.config):
