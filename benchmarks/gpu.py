@@ -21,7 +21,7 @@ from benchmarks.campaigns.report import Figure, show
 from fluxcore.config import VRAM_PRESETS, RunConfig, resolve_config
 from fluxcore.models.registry import find_model
 from fluxcore.planner.hardware import CONTEXT_BYTES, size_of
-from fluxcore.planner.plan import make_plan, measured
+from fluxcore.planner.plan import RESERVE, make_plan, measured
 from fluxcore.planner.request import request_of
 from fluxcore.planner.shapes import model_files
 from fluxcore.runs.files import PROJECT_ROOT
@@ -82,7 +82,8 @@ def _measure(preset: str, asked: argparse.Namespace) -> list[Figure]:
     found = json.loads(done.stdout.splitlines()[-1])
     config = config_for(preset, asked)
     phases = make_plan(config, 10, measured(request_of(config))).phases
-    plan = next(phase.total for phase in phases if phase.name == "train") - CONTEXT_BYTES
+    parts = next(phase.parts for phase in phases if phase.name == "train")
+    plan = sum(parts.values()) - CONTEXT_BYTES - parts[RESERVE]
     ratio = found["pictures"] / found["bare"]
     figures = [
         Figure(f"{preset}: pictures/s", f"{found['pictures']:.2f}"),
@@ -91,8 +92,10 @@ def _measure(preset: str, asked: argparse.Namespace) -> list[Figure]:
     if found["peak"] is None:
         return [*figures, Figure("  planned for the training", f"{plan / 2**30:.2f} GiB without the CUDA context")]
     off = found["peak"] / plan - 1
-    peak, reserved, wanted = (f"{value / 2**30:.2f}" for value in (found["peak"], found["reserved"], plan))
-    shown = f"{peak} GiB, planned {wanted} ({off:+.0%}); reserved {reserved}"
+    peak, reserved, wanted, more = (
+        f"{value / 2**30:.2f}" for value in (found["peak"], found["reserved"], plan, plan + parts[RESERVE])
+    )
+    shown = f"{peak} GiB, planned {wanted} ({off:+.0%}); reserved {reserved}, planned {more}"
     return [*figures, Figure("  peak of the allocator", shown, "within 15%", abs(off) <= 0.15)]
 
 
@@ -164,6 +167,7 @@ def _transformer(
     import torch
     from diffusers import FluxTransformer2DModel
 
+    from fluxcore.models.checkpointing import checkpoint_blocks
     from fluxcore.models.frozen import hold_base, train_in_32_bit
     from fluxcore.models.held import held
     from fluxcore.training.network import add_network
@@ -178,7 +182,7 @@ def _transformer(
     hold_base(transformer, device, held(config), config.blocks_to_swap)
     transformer.to(device)
     if config.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        checkpoint_blocks(transformer, config.gradient_checkpointing_interval)
     transformer.train()
     return transformer, parameters
 

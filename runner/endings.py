@@ -6,12 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxcore.runs.exits import FAILED, REASONS, RESUME_WITH
+from fluxcore.runs.exits import FAILED, REASONS, RESUME_WITH, TOO_SHORT_FOR
 from fluxcore.tail import last_lines
 from fluxcore.trainers import SAVE_NOTHING_ON_TERM
 
 from .executor import Exit
-from .hints import Facts, gpu_trouble, lower_memory, lower_rate, tight_memory
+from .hints import ANOTHER_PROGRAM, Facts, gpu_trouble, lower_memory, lower_rate, tight_memory
 from .signs import Sign, find_sign, last_error
 
 TAIL_LINES = 20
@@ -135,12 +135,15 @@ def read_tail(path: Path, offset: int = 0, lines: int = TAIL_LINES, most_bytes: 
 
 def _said(reason: str, text: str, facts: Facts) -> Ending:
     """A failure that our trainer names itself: its exit code is the reason, its last sentence the detail."""
-    if reason == "oom_gpu":
-        return Ending(False, reason, lower_memory(facts, text))
     if reason == "nan_loss":
         return Ending(False, reason, lower_rate(facts))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     sentence = next((line.removeprefix(FAILED) for line in reversed(lines) if line.startswith(FAILED)), "")
+    if reason == "oom_gpu":
+        hint = lower_memory(facts, text)
+        if not sentence.startswith(TOO_SHORT_FOR) or hint.startswith(ANOTHER_PROGRAM):
+            return Ending(False, reason, hint)
+        return Ending(False, reason, f"{sentence[0].upper()}{sentence[1:]}, then {facts.again}.")
     if not sentence:
         found = find_sign(text, reason)
         return _told(*found, text, facts) if found else _failed(reason, facts)

@@ -36,6 +36,9 @@ XIDS = {
 """NVIDIA's numbers for errors that a program can't have caused: what befell the GPU, and what helps."""
 
 
+ANOTHER_PROGRAM = "Another program"
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known beside the exit itself.
@@ -81,7 +84,7 @@ def lower_memory(facts: Facts, text: str) -> str:
     others = re.findall(r"Process (\d+) has ([\d.]+) GiB memory in use", "\n".join(lines))
     if others:
         pid, gib = max(others, key=lambda other: float(other[1]))
-        return f"Another program (pid {pid} in nvidia-smi) holds {gib} GiB of the GPU: end it, then {facts.again}."
+        return f"{ANOTHER_PROGRAM} (pid {pid} in nvidia-smi) holds {gib} GiB of the GPU: end it, then {facts.again}."
     config, ideas = facts.config, []
     size = f" ({facts.gpu_memory_gib:.0f} GiB)" if facts.gpu_memory_gib else ""
     batch, resolution = _whole(config, "train_batch_size"), _whole(config, "resolution")
@@ -94,6 +97,8 @@ def lower_memory(facts: Facts, text: str) -> str:
         ideas.append(f"lower train_batch_size from {batch} to {batch // 2}")
     if config.get("gradient_checkpointing") is False:
         ideas.append("switch gradient_checkpointing on")
+    elif (interval := _whole(config, "gradient_checkpointing_interval")) and interval > 1:
+        ideas.append(f"lower gradient_checkpointing_interval from {interval} to 1")
     if resolution and resolution > 512:
         ideas.append(f"lower resolution from {resolution} to {next(r for r in (1024, 768, 512) if r < resolution)}")
     if config.get("optimizer_type") == "adamw":

@@ -90,6 +90,7 @@ LABELS = {
     "compile": "Compile the blocks",
     "gradient_checkpointing": "Gradient checkpointing",
     "fp8_base": "Base model in 8-bit floats",
+    "gradient_checkpointing_interval": "Gradient checkpointing of every so-many-th block",
     "quantize_base": "Base model quantised",
     "blocks_to_swap": "Blocks kept in the host's memory",
     "encode_on_cpu": "Encode captions on the CPU",

@@ -255,6 +255,18 @@ def test_without_a_sentence_the_reasons_own_hint_stands() -> None:
     assert explain(Exit(3), False, "noise", False).hint == HINTS["bad_data"].format(again="start again")
 
 
+def test_a_gpu_that_is_full_outside_a_step_is_explained_by_the_trainer() -> None:
+    full = Exit(6)
+    said = "training failed: the GPU's memory is too short for the base model: set fp8_base=true"
+    hint = explain(full, False, said, False).hint
+    assert hint == "The GPU's memory is too short for the base model: set fp8_base=true, then start again."
+    beside = explain(full, False, f"{OOM_BESIDE_ANOTHER}\n{said}", False).hint
+    assert beside.startswith("Another program (pid 2731")
+    step = "training failed: the GPU's memory is full: lower train_batch_size"
+    config = Facts(config={"train_batch_size": 4})
+    assert "lower train_batch_size from 4 to 2" in explain(full, False, step, False, config).hint
+
+
 # -- by the run's own config -----------------------------------------------------------------------------------------
 
 
@@ -265,6 +277,8 @@ def test_without_a_sentence_the_reasons_own_hint_stands() -> None:
          "resolution from 1024 to 768, then resume"),
         ({"gradient_checkpointing": False, "optimizer_type": "adamw"}, None,
          "was too small: switch gradient_checkpointing on, or set optimizer_type to adafactor, then resume"),
+        ({"gradient_checkpointing_interval": 2}, None,
+         "was too small: lower gradient_checkpointing_interval from 2 to 1, then resume"),
         ({"vram": "24G"}, 15.7, "(16 GiB) was too small: choose the preset 16G (it is 24G), then resume"),
         ({"network_dim": 128, "vram": "12G"}, 12, "take a GPU with more memory, then resume"),
         ({"vram": "12G"}, 12, "take a GPU with more memory, then resume"),

@@ -35,6 +35,7 @@ def test_every_reason_of_the_contract_has_a_hint() -> None:
         (Exit(5), "nan_loss"),
         (Exit(6), "oom_gpu"),
         (Exit(7), "disk_full"),
+        (Exit(8), "oom_host"),
         (Exit(137, "SIGKILL"), "killed"),
         (Exit(137, "SIGKILL", oom_kills=1), "oom_host"),
         (Exit(143), "killed"),

@@ -10,7 +10,7 @@ import torch
 from training_tools import events_of, losses_of, new_run, some_pictures, steps_of, train_here
 
 from fluxcore.training import attempt, train
-from fluxcore.training.failures import Exit, TrainingError, explain
+from fluxcore.training.failures import Exit, TrainingError, explain, out_of_memory
 from fluxcore.training.train import Training
 
 FEW: dict[str, object] = {"max_train_steps": 2, "train_batch_size": 1, "network_dim": 2}
@@ -118,3 +118,26 @@ def test_the_machines_own_memory_is_told_from_the_gpus() -> None:
         assert expected is not None and expected.code == Exit.OOM_HOST
         assert str(expected).startswith("the machine's memory is full: lower workers")
     assert explain(RuntimeError("a bug")) is None
+
+
+def test_the_command_ends_with_pytorchs_words_and_one_sentence_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fluxcore.training import __main__ as command
+
+    def fails(*_: object) -> Any:
+        try:
+            full()
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory("update") from error
+
+    monkeypatch.setattr(command, "_prepare", fails)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    code = command.main(["--outputs", str(tmp_path), "--run", "cat", "--attempt", "1", "--request", "cli-1-a:1"])
+    said = capsys.readouterr().err
+    assert code == Exit.OOM_GPU and "Traceback" not in said
+    assert said.splitlines()[-2:] == [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "training failed: the GPU's memory is too short for the optimizer's moments: set optimizer_type=adamw8bit or "
+        "adafactor, or lower network_dim",
+    ]

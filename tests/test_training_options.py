@@ -397,7 +397,7 @@ def test_a_step_that_does_not_fit_is_tried_in_halves_with_the_same_result(
 
     monkeypatch.setattr(Training, "losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
     never = new_run(tmp_path, "never", some_pictures, **few)
-    with pytest.raises(TrainingError, match="too short for training: lower train_batch_size") as failed:
+    with pytest.raises(TrainingError, match="memory is full: lower train_batch_size") as failed:
         train_here(never)
     assert failed.value.code == Exit.OOM_GPU
     assert len(events_of(never, "memory.short")) == 1 and steps_of(never) == []

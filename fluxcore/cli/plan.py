@@ -93,7 +93,7 @@ def _pictures(root: Path, name: str | None) -> int:
 
 
 def _published(root: Path, json: bool) -> int:
-    """The planner's figures beside published ones; 1 where a published bound does not hold."""
+    """The planner's figures beside published ones; 1 where one is missed whatever its settings may have been."""
     from fluxcore.planner.published import compare
 
     rows = compare(root, note)

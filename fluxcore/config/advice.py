@@ -41,6 +41,7 @@ ADVICE: dict[str, tuple[str, str]] = {
     "save_precision": ("", "float for a LoRA that is merged or trained on"),
     "gradient_checkpointing": ("", "off where memory is left: a third faster"),
     "fp8_base": ("", "by the memory preset; on where FLUX.1 must fit 16 to 20 GiB"),
+    "gradient_checkpointing_interval": ("blocks", "2 or more where memory is left, but not for switching it off"),
     "quantize_base": ("", "int8 instead of fp8_base to be nearer to the original, nf4 below 12 GiB"),
     "blocks_to_swap": ("blocks", "raise it a few at a time until the run fits: each costs time in every step"),
     "encode_on_cpu": ("", "where the GPU holds no text encoder; captions are encoded once"),

@@ -9,7 +9,7 @@ from fluxcore.models.registry import ModelNotFound, find_model
 from .schema import ConfigError, RunConfig, parse_config
 
 # FluxGym's three with what its `train_script` of 2025 sets for them, and those below and above. Each holds FLUX.1 at
-# 512 pixels, batch 1, with room for the allocator's waste (docs/memory.md has the plan of each).
+# 512 pixels, batch 1, with room for the libraries' workspaces (docs/memory.md has the plan of each).
 _ADAFACTOR = {"optimizer_type": "adafactor", "lr_scheduler": "constant_with_warmup", "max_grad_norm": 0.0}
 VRAM_PRESETS: dict[str, dict[str, Any]] = {
     "8G": {**_ADAFACTOR, "fp8_base": True, "blocks_to_swap": 28, "encode_on_cpu": True},
@@ -17,7 +17,7 @@ VRAM_PRESETS: dict[str, dict[str, Any]] = {
     "16G": {**_ADAFACTOR, "fp8_base": True},
     "20G": {"fp8_base": True},
     "24G": {"fp8_base": True},
-    "48G": {},
+    "48G": {"gradient_checkpointing_interval": 2},
     "80G": {"gradient_checkpointing": False},
 }
 

@@ -204,6 +204,11 @@ class RunConfig(BaseModel):
         "none", "memory", "Hold the base model in 8-bit integers (as small as fp8_base, closer to the original) or in "
         "4-bit NF4 (for FLUX.1 16 GiB less, coarser and slower). Goes before fp8_base.",
     )  # fmt: skip
+    gradient_checkpointing_interval: int = _option(
+        1, "memory", "With gradient checkpointing: compute only every so-many-th block twice; 2 is every other one. "
+        "sd-scripts has it of every block.",
+        ge=1, le=100,
+    )  # fmt: skip
     blocks_to_swap: int = _option(
         0, "memory", "So many double blocks (two single ones count as one) wait in the host's memory for their turn: "
         "less memory, slower.",
@@ -216,7 +221,8 @@ class RunConfig(BaseModel):
     )
     compile: Literal["off", "auto", "on"] = _option(
         "off", "memory", "Compile the transformer's blocks (torch.compile): a step takes a fifth to a third less, "
-        "after up to a minute of compiling. auto does it where the steps that are left repay that.",
+        "after up to a minute of compiling. auto does it where the steps that are left repay that. With a base in "
+        "NF4 it can't be done: that runs as written and says so.",
     )  # fmt: skip
     encode_on_cpu: bool = _option(
         False, "memory", "Encode captions on the CPU: FLUX.1's text encoders take 9 GiB of a GPU; seconds a caption."

@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from .allocator import least_reserve, reserve
+
 _aten = torch.ops.aten
 ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
@@ -29,7 +31,17 @@ class Live(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self.flops = 0
-        self._seen: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in known}
+        before = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in known}
+        self._held = list(before.values())
+        self._seen: dict[int, Any] = dict.fromkeys(before)
+        self._changes: list[tuple[int, int]] = []
+
+    def reserves(self) -> tuple[int, int]:
+        """Bytes that a GPU's allocator takes beyond the peak and what was there before: at least, and where there is
+        room (allocator.py)."""
+        there = sum(self._held) + self.peak
+        least, most = least_reserve(self._held, self._changes, there), reserve(self._held, self._changes)
+        return least - there, most - there
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -49,10 +61,14 @@ class Live(TorchDispatchMode):
         if key in self._seen:
             return
 
+        number = len(self._changes)
+
         def gone(_: object) -> None:
             self.now -= size
             self._seen.pop(key, None)
+            self._changes.append((number, -size))
 
         self._seen[key] = weakref.ref(storage, gone)
+        self._changes.append((number, size))
         self.now += size
         self.peak = max(self.peak, self.now)

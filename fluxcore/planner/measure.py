@@ -4,9 +4,8 @@ The trainer's own classes and its own step run with fake tensors: shapes and typ
 that FLUX needs neither its weights nor a GPU. A fake tensor says that it is on the CPU, because a build without CUDA
 can make no other; where a GPU's autocast differs, `gpu_autocast` does as the GPU would.
 
-Blocks of a kind are all alike: three small depths give what each further block adds, exactly (tests/test_planner.py
-compares with a full depth). What can't be seen so is named in docs/memory.md: the allocator's waste, cuBLAS' and
-cuDNN's workspaces.
+What the GPU's allocator reserves beyond that follows from its rules (allocator.py). What can't be seen so is named in
+docs/memory.md: cuBLAS' and cuDNN's workspaces.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, Qwen3Config, Qwen3ForCau
 from transformers.initialization import no_init_weights
 
 from fluxcore.config import parse_config
-from fluxcore.config.arguments import parse_blocks
+from fluxcore.models.checkpointing import checkpoint_blocks
 from fluxcore.models.flux import FLUX_1, LORA_TARGETS
 from fluxcore.models.flux2 import FLUX_2_KLEIN
 from fluxcore.models.frozen import FrozenLinear, held_bytes, hold_base, inner_tensors, train_in_32_bit
@@ -39,8 +38,6 @@ from .live import Live
 CPU = torch.device("cpu")
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FLUX_2 = "Flux2Transformer2DModel"
-START = (1, 2)
-"""Double and single blocks of the smallest depth that is tried; one more of each tells what a further one adds."""
 
 
 @contextmanager
@@ -63,10 +60,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """What the parts take; bytes, and floating point operations of one step.
 
     `request`: `transformer`, `vae`, `text_encoder`, `text_encoder_2` (the model's config.json files; klein has one text
-    encoder, and is told by its `_class_name`), `precision`, `held` (held.Held), `rank`, `checkpointing`, `batch`,
-    `tokens` (of text), `size`, `picture_size` (of the largest that is encoded) and `sample_size` (height, width in
-    pixels); `network`, RunConfig's settings of what is trained, where they are not its defaults; `targets`, a pattern
-    of the layers with a LoRA, where they are not the trainer's.
+    encoder, and is told by its `_class_name`), `precision`, `held` (held.Held), `rank`, `checkpointing` (and
+    `checkpointing_interval`, where not of every block), `batch`, `tokens` (of text), `size`, `picture_size` (of the
+    largest that is encoded) and `sample_size` (height, width in pixels); `network`, RunConfig's settings of what is
+    trained, where they are not its defaults; `targets`, a pattern of the layers with a LoRA, where they are not the
+    trainer's.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng():
         found = _transformer(request)
@@ -75,52 +73,17 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _transformer_in_fakes(request: dict[str, Any], depth: tuple[int, int] | None = None) -> dict[str, Any]:
+def transformer_in_fakes(request: dict[str, Any]) -> dict[str, Any]:
+    """What measure() says of the transformer alone."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng():
-        return _at_depth(request, *depth) if depth else _transformer(request)
+        return _transformer(request)
 
 
 def _transformer(request: dict[str, Any]) -> dict[str, Any]:
-    doubles, singles = request["transformer"]["num_layers"], request["transformer"]["num_single_layers"]
-    if _chosen(request):  # blocks of a kind are not alike then
-        return _at_depth(request, doubles, singles, sample=True)
-    first, last = START
-    one = _at_depth(request, first, last, sample=True)
-    while first + last + 1 < doubles + singles:
-        more = _at_depth(request, first, last + 1)
-        kept = more["kept_bytes"] - one["kept_bytes"]
-        # The peak is in the last single block, with all inputs kept, once there are enough of them to outweigh what a
-        # double block takes; from there on each adds just what it keeps.
-        if abs(more["train_bytes"] - one["train_bytes"] - kept) <= 0.01 * kept:
-            further = _at_depth(request, first + 1, last)
-            kept_by_double = further["kept_bytes"] - one["kept_bytes"]
-            in_single = one["train_bytes"] + (doubles - first) * kept_by_double + (singles - last) * kept
-            in_double = further["train_bytes"] + (doubles - first - 1) * kept_by_double
-            grown = {
-                key: one[key]
-                + (doubles - first) * (further[key] - one[key])
-                + (singles - last) * (more[key] - one[key])
-                for key in GROWING
-            }
-            return one | grown | {"train_bytes": max(in_single, in_double)}
-        one, last = {**more, "sample_bytes": one["sample_bytes"]}, last + 1
-    return _at_depth(request, doubles, singles, sample=True)
-
-
-GROWING = ("parameters", "base_bytes", "lora_parameters", "lora_edges", "kept_bytes", "step_flops")
-"""What each further block adds the same to."""
-
-
-def _chosen(request: dict[str, Any]) -> bool:
-    """Whether blocks are trained by their numbers."""
-    network = request.get("network", {})
-    return any(parse_blocks(network.get(f"train_{kind}_block_indices", "all")) for kind in ("double", "single"))
-
-
-def _at_depth(request: dict[str, Any], doubles: int, singles: int, *, sample: bool = False) -> dict[str, Any]:
     multiple = 2 ** (len(request["vae"]["block_out_channels"]) - 1)
     dtype = DTYPES[request["precision"]]
-    model = build_transformer({**request["transformer"], "num_layers": doubles, "num_single_layers": singles}, dtype)
+    model = build_transformer(request["transformer"], dtype)
+    doubles, singles = model.transformer_blocks, model.single_transformer_blocks
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if targets := request.get("targets"):
         add_lora(model, request["rank"], targets)
@@ -130,7 +93,7 @@ def _at_depth(request: dict[str, Any], doubles: int, singles: int, *, sample: bo
     trained = train_in_32_bit(model, dtype, CPU)
     hold_base(model, CPU, request["held"])
     if request["checkpointing"]:
-        model.enable_gradient_checkpointing()
+        checkpoint_blocks(model, request.get("checkpointing_interval", 1))
     model.train()
     for layer in model.modules():
         if isinstance(layer, LycorisLayer):  # in training it asks a random number, which no fake tensor has
@@ -138,20 +101,22 @@ def _at_depth(request: dict[str, Any], doubles: int, singles: int, *, sample: bo
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     step, kept = run_step(model, dtype, request["batch"], request["size"], request["tokens"], multiple)
-    drawn = run_forward(model, dtype, request["sample_size"], request["tokens"], multiple).peak if sample else 0
+    drawn = run_forward(model, dtype, request["sample_size"], request["tokens"], multiple)
     layers = [layer for layer in model.modules() if isinstance(layer, FrozenLinear)]
     return {
         "parameters": parameters,
         "base_bytes": held_bytes(model),
-        "double_bytes": held_bytes(model.transformer_blocks[0]) if doubles else 0,
-        "single_bytes": held_bytes(model.single_transformer_blocks[0]) if singles else 0,
+        "double_bytes": held_bytes(doubles[0]) if doubles else 0,
+        "single_bytes": held_bytes(singles[0]) if singles else 0,
         "largest_bytes": max((_bytes(layer) for layer in layers), default=0) or _largest(model),
         "lora_parameters": sum(parameter.numel() for parameter in trained),
         "lora_edges": sum(sum(parameter.shape) for parameter in trained),
         "train_bytes": step.peak,
+        "train_reserve": step.reserves(),
         "kept_bytes": kept,
         "step_flops": step.flops,
-        "sample_bytes": drawn,
+        "sample_bytes": drawn.peak,
+        "sample_reserve": drawn.reserves(),
     }
 
 
@@ -253,7 +218,13 @@ def _vae(config: dict[str, Any], size: list[int], sample_size: list[int]) -> dic
             vae.encode(picture)
         with Live([*_held(vae), latent]) as decode:
             vae.decode(latent)
-    return {"vae_bytes": held_bytes(vae), "encode_bytes": encode.peak, "decode_bytes": decode.peak}
+    return {
+        "vae_bytes": held_bytes(vae),
+        "encode_bytes": encode.peak,
+        "encode_reserve": encode.reserves(),
+        "decode_bytes": decode.peak,
+        "decode_reserve": decode.reserves(),
+    }
 
 
 def _text(request: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from .shapes import PlanError
 if TYPE_CHECKING:
     from fluxcore.config import RunConfig
 
-MEASURE = 1
+MEASURE = 2
 """Raised whenever measure.py gives other numbers for the same request."""
 
 SECONDS = 600
@@ -46,19 +46,28 @@ OPTIMIZER_BYTES = {
 """Of an optimizer's state for each trained value; Adafactor keeps a row and a column of each matrix."""
 
 MOST_SWAPPED = 35
+RESERVE = "allocator's reserve"
+"""The part's name: what PyTorch's allocator has of the GPU and no tensor uses at the peak, at least."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Bytes on the GPU in one phase of a training, part by part."""
+    """Bytes on the GPU in one phase of a training, part by part. `spare`: what the allocator takes besides where there
+    is room, and does without where there is none."""
 
     name: str
     parts: dict[str, int]
+    spare: int = 0
 
     @property
     def total(self) -> int:
-        """Bytes of all parts together."""
+        """Bytes that it needs: of all parts together."""
         return sum(self.parts.values())
+
+    @property
+    def shown(self) -> int:
+        """Bytes that nvidia-smi shows of it on a GPU that has them."""
+        return self.total + self.spare
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class Plan:
 def plan(config: RunConfig, pictures: int, outputs: Path, *, wait: bool = True) -> Plan | None:
     """The plan of `config` with so many pictures.
 
-    A new combination of model, size and precision takes 10 to 30 seconds in a process of its own; `outputs/.plans`
+    A new combination of model, size and precision takes 15 to 60 seconds in a process of its own; `outputs/.plans`
     keeps it. With `wait` false that goes on behind, and None is the answer meanwhile: for a form that asks again.
     Raises PlanError where the model's shape is not known, or the measuring fails.
     """
@@ -163,17 +172,23 @@ def make_plan(config: RunConfig, pictures: int, found: dict[str, Any]) -> Plan:
     average = {"its average": lora} if config.ema_decay else {}
     base = {"base model": kept, "LoRA": lora, "its optimizer": optimizer, **average}
     copy = {"copy of a swapped layer": found["largest_bytes"]} if swapped else {}
-    phases = [Phase("pictures", {"VAE": found["vae_bytes"], "its activations": found["encode_bytes"], **context})]
+    vae = found["vae_bytes"]
+    least, most = found["encode_reserve"]
+    encoding = {"its activations": found["encode_bytes"], RESERVE: least}
+    phases = [Phase("pictures", {"VAE": vae, **encoding, **context}, most - least)]
     if not config.encode_on_cpu:
         text = {"text encoders": found["text_bytes"], "their activations": found["text_peak_bytes"]}
         phases.insert(0, Phase("captions", {**text, **context}))
-    active = {"gradients": lora, "activations": found["train_bytes"]}
-    phases.append(Phase("train", {**base, **active, **copy, **context}))
+    least, most = found["train_reserve"]
+    active = {"gradients": lora, "activations": found["train_bytes"], RESERVE: least}
+    phases.append(Phase("train", {**base, **active, **copy, **context}, most - least))
     if config.sample_every_n_steps and config.sample_prompts.strip():
-        drawing = {"VAE": found["vae_bytes"], "activations": max(found["sample_bytes"], found["decode_bytes"])}
+        part = max(("sample", "decode"), key=lambda part: found[f"{part}_bytes"] + found[f"{part}_reserve"][0])
+        least, most = found[f"{part}_reserve"]
+        drawing = {"VAE": vae, "activations": found[f"{part}_bytes"], RESERVE: least}
         # What is drawn is not what is trained (averages.py), so that waits beside it.
         other = {"its trained weights": lora} if average or config.optimizer_type == "adamwschedulefree" else {}
-        phases.append(Phase("sample", {**base, **other, **drawing, **copy, **context}))
+        phases.append(Phase("sample", {**base, **other, **drawing, **copy, **context}, most - least))
     model = find_model(config.base_model)
     bytes_of = {"no": 4, "bf16": 2, "fp16": 2}[config.mixed_precision]
     return Plan(
@@ -195,8 +210,9 @@ def verdict(config: RunConfig, made: Plan, size: int) -> str:
     peak = made.peak
     need = f"it needs {gib(peak.total)} at its peak ({peak.name}), the GPU has {gib(size)}"
     if made.fits(size):
-        tight = "; that is tight, because the allocator's waste is not in it" if peak.total > 0.93 * size else ""
-        return f"fits: {need}{tight}"
+        tight = "; that is tight, because PyTorch would rather take {} and the libraries' workspaces are not in it"
+        most = max(phase.shown for phase in made.phases)
+        return f"fits: {need}{tight.format(gib(most)) if most > size or peak.total > 0.93 * size else ''}"
     changes, enough = advice(config, made, size)
     if not changes:
         return f"does not fit: {need}, and no setting would help"
@@ -238,6 +254,9 @@ def _train_advice(config: RunConfig, made: Plan, over: int) -> tuple[dict[str, A
     if not config.gradient_checkpointing:  # what remains is a block's, and the inputs of all: less than a fifth
         save("gradient_checkpointing", True, 0.8 * active)
         active = int(0.2 * active)
+    elif (interval := config.gradient_checkpointing_interval) > 1:  # the blocks between keep all that they need
+        save("gradient_checkpointing_interval", 1, 0.8 * active * (1 - 1 / interval))
+        active = int(active * (0.2 + 0.8 / interval))
     if config.train_batch_size > 1:
         save("train_batch_size", 1, active * (1 - 1 / config.train_batch_size))
     left = base

@@ -37,6 +37,7 @@ def request_of(config: RunConfig) -> dict[str, Any]:
     batches = batches_of(config)
     size, batch = max(batches, key=lambda one: (one[1] * (model.tokens + (one[0] // PIXELS_A_TOKEN) ** 2), one))
     picture = max(size for size, _ in batches)
+    interval = config.gradient_checkpointing_interval if config.gradient_checkpointing else 1
     return {
         **model_files(model),
         "precision": config.mixed_precision,
@@ -44,6 +45,7 @@ def request_of(config: RunConfig) -> dict[str, Any]:
         "rank": config.network_dim,
         "network": {name: getattr(config, name) for name in NETWORK},
         "checkpointing": config.gradient_checkpointing,
+        **({"checkpointing_interval": interval} if interval > 1 else {}),
         "batch": batch,
         "tokens": model.tokens,
         "size": [size, size],

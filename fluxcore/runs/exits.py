@@ -37,5 +37,9 @@ FAILED = "training failed: "
 RESUME_WITH = "resume with"
 """In a trainer's sentence: it names the resume that works, so nothing more of that is said behind it."""
 
+TOO_SHORT_FOR = "the GPU's memory is too short for"
+"""Begins the sentence of a trainer whose GPU is full elsewhere than in a step, which says what to do. (Of a step the
+runner knows better what the config can lower.)"""
+
 END_RUNNER = "end the runner (its pid is in .runner.json; trainings go on), whose environment all trainers get"
 """What has to follow a change of an environment variable that trainers read, for a person."""

@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("FLUXGYM_DEBUG"):
             traceback.print_exc()
         if ranks.fails_first():  # else another process has said the same
+            if expected.code == Exit.OOM_GPU:  # PyTorch's own words: who else holds how much of the GPU
+                print(expected.__cause__ or error, file=sys.stderr, flush=True)
             print(f"{FAILED}{expected}", file=sys.stderr, flush=True)
         return int(expected.code)
 

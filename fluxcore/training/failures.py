@@ -9,6 +9,7 @@ from fluxcore.dataset import PictureError
 from fluxcore.errors import UserError
 from fluxcore.models.errors import DownloadError
 from fluxcore.models.registry import ModelNotFound
+from fluxcore.runs.exits import TOO_SHORT_FOR
 from fluxcore.runs.exits import Exit as Exit
 
 
@@ -31,8 +32,10 @@ _TOO_SHORT = {
 
 def out_of_memory(phase: str) -> TrainingError:
     """The failure of a GPU that is full in `phase`, or in the optimizer's `update`, and what to change."""
-    train = "training: lower train_batch_size or resolution, or choose a smaller preset"
-    return TrainingError(Exit.OOM_GPU, f"the GPU's memory is too short for {_TOO_SHORT.get(phase, train)}")
+    if phase not in _TOO_SHORT:
+        advice = "lower train_batch_size or resolution, or choose a smaller preset"
+        return TrainingError(Exit.OOM_GPU, f"the GPU's memory is full: {advice}")
+    return TrainingError(Exit.OOM_GPU, f"{TOO_SHORT_FOR} {_TOO_SHORT[phase]}")
 
 
 def explain(error: BaseException) -> TrainingError | None:

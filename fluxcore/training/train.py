@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from fluxcore.config import RunConfig
 from fluxcore.dataset.layout import lay_out
+from fluxcore.models.checkpointing import checkpoint_blocks
 from fluxcore.models.family import PromptBatch, family_of
 from fluxcore.models.frozen import hold_base, train_in_32_bit
 from fluxcore.models.held import held
@@ -104,7 +105,7 @@ class Training(Attempt):
             ranks.share(transformer, trained)
         transformer.to(device)
         if config.gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()
+            checkpoint_blocks(transformer, config.gradient_checkpointing_interval)
         transformer.train()
         compiling = self.compiling = Compiling(transformer, config.compile, report.compiling)
 
@@ -258,9 +259,7 @@ class Training(Attempt):
         """From now on: batches in halves, and activations computed twice instead of kept."""
         self.smaller = True
         free_memory()
-        transformer = self.pipeline.transformer
-        if not transformer.is_gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()
+        checkpoint_blocks(self.pipeline.transformer)
         most = max((len(half) for batch in batches for half in batch.halves()), default=1)
         instead = "going on with at most {batch} at a time and gradient checkpointing"
         self.report.short_memory("train", step, instead.format(batch=most), batch=most, gradient_checkpointing=True)
