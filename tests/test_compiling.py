@@ -76,6 +76,43 @@ def test_without_a_compiler_it_says_so_once_and_trains_as_written(
     assert losses_of(folder) == losses_of(plain)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{"fp8_base": True}, {"quantize_base": "int8"}, {"blocks_to_swap": 2}], ids=["fp8", "int8", "swapped"]
+)
+def test_a_base_that_is_held_in_less_is_compiled_out_of_plain_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    few: dict[str, object] = {**settings, "max_train_steps": 2, "train_layers": "attn"}
+    plain, compiled = run_of(tmp_path, "plain", **few), run_of(tmp_path, "compiled", compile="on", **few)
+    train_here(plain)
+    graphs: list[bool] = []
+
+    def traced(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(any(hasattr(given, "qdata") for given in inputs))
+        return graph.forward
+
+    with_backend(monkeypatch, traced)
+    train_here(compiled)
+    assert graphs and not any(graphs), "inductor refuses torchao's own tensors"
+    assert events_of(compiled, "compile.started") and not events_of(compiled, "compile.failed")
+    assert losses_of(compiled) == pytest.approx(losses_of(plain), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_base_in_nf4_says_that_it_cant_be_compiled_and_trains_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few: dict[str, object] = {"quantize_base": "nf4", "max_train_steps": 2, "train_layers": "attn"}
+    plain, folder = run_of(tmp_path, "plain", **few), run_of(tmp_path, "nf4", compile="on", **few)
+    train_here(plain)
+    with_backend(monkeypatch, "aot_eager")
+    train_here(folder)
+    (event,) = events_of(folder, "compile.failed")
+    assert event.data["step"] == 1
+    assert losses_of(folder) == losses_of(plain)
+
+
 class Block(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + 1

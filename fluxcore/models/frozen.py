@@ -35,9 +35,14 @@ class FrozenLinear(nn.Module):
         self.bias = linear.bias
         weight = quantised(linear.weight.detach().to(device), held)
         self.weight = _to_host(weight) if swapped else weight
+        self.plain = (self.weight.qdata, self.weight.scale) if hasattr(self.weight, "qdata") else None
+        """Values and scales of torchao's 8-bit tensors, for the compiler, which takes plain tensors only."""
 
     def whole(self, device: torch.device) -> torch.Tensor:
         """The weight (out, in) on `device`, in the precision that is computed with."""
+        if self.plain is not None and torch.compiler.is_compiling():
+            values, scale = (part.to(device) for part in self.plain)
+            return (values.float() * scale.float()).to(self.dtype)  # as dequantize() has it, to the bit
         weight = self.weight
         if weight.device != device:
             weight = weight.to(device, non_blocking=True)
