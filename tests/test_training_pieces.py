@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from fluxcore.models.flux import training_mu
+from fluxcore.training.metadata import model_hash
 from fluxcore.training.noise_levels import draw_sigmas
 from fluxcore.training.prompts import parse_prompts
 from fluxcore.training.randomness import epoch_order, step_items, step_noise, step_normal, step_uniform
@@ -71,3 +74,11 @@ def test_prompts_have_sd_scripts_flags() -> None:
 def test_a_wrong_flag_is_named(line: str) -> None:
     with pytest.raises(ValueError, match="sample prompt"):
         parse_prompts(line)
+
+
+def test_a_base_in_one_file_has_the_short_hash_that_web_ui_gives_it(tmp_path: Path) -> None:
+    file = tmp_path / "flux1-dev.safetensors"
+    part = bytes(range(256)) * 256
+    file.write_bytes(b"x" * 2**20 + part + b"y")
+    assert model_hash(file) == hashlib.sha256(part).hexdigest()[:8]
+    assert model_hash(Path("")) is None and model_hash(tmp_path) is None and model_hash(tmp_path / "gone") is None

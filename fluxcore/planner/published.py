@@ -8,7 +8,7 @@ keeps and the other doesn't is not judged. Nothing is fitted to any of it.
 `about` and `over` count what a process took of a GPU, as nvidia-smi shows it, and so does the plan: with the CUDA
 context and all that the allocator takes where there is room. `within` names cards that are enough: there the plan
 counts what is needed. GB are read as GiB, as nvidia-smi and the cards' names mean them, except where that can't be:
-26 GB on an RTX 4090, which has 24 GiB, are 10⁹ bytes each, as its dashboard (Weights & Biases) counts.
+26 GB on an RTX 4090, which has 24 GiB or 25.8 × 10⁹ bytes.
 """
 
 from __future__ import annotations

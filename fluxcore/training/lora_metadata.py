@@ -73,6 +73,7 @@ class TrainingInfo:
     model_prediction_type: str | None = None
     guidance_scale: float | None = None
     sd_model_name: str | None = None  # the base model's file or repository
+    sd_model_hash: str | None = None  # of a single file, as model_hash has it
     network_module: str = "networks.lora_flux"
     network_args: Mapping[str, Any] | None = None
     tag_frequency: Mapping[str, Mapping[str, int]] | None = None  # folder -> tag -> count, see count_tags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def training_info(
         model_prediction_type="raw",
         guidance_scale=config.guidance_scale,
         sd_model_name=base_name(config, model),
+        sd_model_hash=model_hash(Path(config.pretrained_model_name_or_path)),
         tag_frequency={name: count_tags(one.caption for one in found) for name, found in folders.items()},
         dataset_dirs={
             name: {"n_repeats": found[0].repeats, "img_count": len(found)} for name, found in folders.items()
@@ -77,6 +79,19 @@ def training_info(
 def base_name(config: RunConfig, model: BaseModel) -> str:
     """What files call the base model: a person's own file, the repository, or the list's name."""
     return Path(config.pretrained_model_name_or_path).name or model.repo or model.name
+
+
+def model_hash(file: Path) -> str | None:
+    """What sd-scripts write as `ss_sd_model_hash`: Web UI's short hash of a model's file, of 64 KiB at 1 MiB.
+
+    None of what is no readable file. The whole file's hash (`ss_new_sd_model_hash`) would mean reading 24 GB.
+    """
+    try:
+        with file.open("rb") as opened:
+            opened.seek(1 << 20)
+            return hashlib.sha256(opened.read(1 << 16)).hexdigest()[:8]
+    except OSError:
+        return None
 
 
 def thumbnail_of(picture: Image.Image) -> str:
