@@ -261,8 +261,8 @@ class Training(Attempt):
         free_memory()
         checkpoint_blocks(self.pipeline.transformer)
         most = max((len(half) for batch in batches for half in batch.halves()), default=1)
-        instead = "going on with at most {batch} at a time and gradient checkpointing"
-        self.report.short_memory("train", step, instead.format(batch=most), batch=most, gradient_checkpointing=True)
+        instead = f"going on with at most {most} at a time and gradient checkpointing"
+        self.report.short_memory("train", step, instead, batch=most, gradient_checkpointing=True)
 
     def _encode_pictures(self, data: TrainingData, where: torch.device) -> None:
         self.pipeline.vae.to(where)
