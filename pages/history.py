@@ -93,7 +93,6 @@ if "sql" not in st.session_state:
     st.session_state["sql"] = st.session_state.get("sql.text") or kept or EXAMPLES["All runs"]
 if st.session_state.get("sql-saved") not in (None, *own, *EXAMPLES):  # it was forgotten, here or in another tab
     st.session_state["sql-saved"] = None
-save_while_typing()
 st.title("History", anchor=False)
 left, right = st.columns([3, 1.1], gap="medium")
 with left:
@@ -146,3 +145,4 @@ if asked is not None:
 waits = asked is not None and asked.is_running
 st.session_state["sql.waits"] = waits
 st.fragment(answer, run_every=0.5 if waits else None, key="sql-answer")()
+save_while_typing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
@@ -18,6 +19,7 @@ from fluxcore.runs.requests import check_new_name
 from studio import ask, dataset_view, estimate, form, nav, templates, words
 from studio.drafts import Draft, copy_pictures, fill_from, new_draft, newest_draft
 from studio.live import live_runs
+from studio.put_back import put_back, remember_found
 from studio.typing_saver import save_while_typing
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "riso"
@@ -134,8 +136,8 @@ def start(draft: Draft, config: RunConfig) -> str:
     st.switch_page(nav.page("run"), query_params={"name": config.lora_name})
 
 
-save_while_typing()
 draft = current_draft()
+remember_found(draft)
 config, errors = form.check(draft)
 slug = slugify(str(draft.values["lora_name"]))
 asked = st.session_state.get("train.asked", False)
@@ -192,7 +194,9 @@ with left, st.container(border=True):
     with two:
         form.field("max_train_epochs", draft, errors)
     form.field("resolution", draft, errors)
-    with st.expander("Samples", icon=":material/imagesmode:", expanded=any(name in errors for name in form.SAMPLES)):
+    wrong = any(name in errors for name in form.SAMPLES)
+    # By its key it stays open where a sentence above it comes or goes.
+    with st.expander("Samples", icon=":material/imagesmode:", expanded=wrong, key="samples"):
         for name in form.SAMPLES:
             form.field(name, draft, errors)
         form.trigger_into_prompts(draft)
@@ -268,3 +272,5 @@ with right, st.container(border=True):
         st.warning("Before it can start:\n\n" + "\n".join(f"- {text}" for text in missing), icon=":material/checklist:")
     elif not missing:
         st.caption("You may close this page then: the training goes on without it.")
+form.drawn()
+save_while_typing(draft.id if draft.exists else "", partial(put_back, draft))

@@ -14,7 +14,7 @@ from fluxcore.config import RunConfig
 from fluxcore.dataset import Picture, list_pictures, read_caption, write_caption
 from fluxcore.dataset.looks import Look, Looks, near_twins
 
-from . import captioner, captions, look, words
+from . import captioner, captions, look, typing_saver, words
 from .drafts import Draft
 from .files import run_url
 from .picture_marks import Mark, marks_of, trained_size
@@ -130,7 +130,7 @@ def _summary(pictures: list[Picture], marks: dict[Path, list[Mark]], trigger: bo
 
 def _card(draft: Draft, picture: Picture, marks: list[Mark], seen: Look | None, cut_for: RunConfig | None) -> None:
     name = picture.path.name
-    widget = f"caption.{draft.id}.{name}"
+    widget = _caption_key(draft, picture)
     stored = picture.caption or ""
     # What stood in the file when it was last drawn here: another tab, or a tool, may have written since.
     if widget not in st.session_state or st.session_state.get(f"seen.{widget}") != stored:
@@ -149,7 +149,7 @@ def _card(draft: Draft, picture: Picture, marks: list[Mark], seen: Look | None, 
         if found := [mark for mark in marks if mark.kind != "no caption"]:
             st.markdown(" ".join(mark.badge for mark in found), help=words.escape(" ".join(mark.why for mark in found)))
         st.text_area(
-            f"Caption of {name}",
+            caption_label(picture),
             key=widget,
             height=80,
             label_visibility="collapsed",
@@ -212,6 +212,28 @@ def _forget_message() -> None:
     st.session_state.pop("upload.taken", None)
 
 
+def caption_label(picture: Picture) -> str:
+    """What a screen reader hears of a caption's field; the browser knows the field by it too."""
+    return f"Caption of {picture.path.name}"
+
+
+def _caption_key(draft: Draft, picture: Picture) -> str:
+    return f"caption.{draft.id}.{picture.path.name}"
+
+
+def put_back(draft: Draft, picture: Picture, text: str) -> None:
+    """Keep a caption that was typed in an earlier session, as if it were typed now."""
+    widget = _caption_key(draft, picture)
+    st.session_state[widget], st.session_state[f"seen.{widget}"] = text, picture.caption or ""
+    _captioned(picture, widget)
+
+
+def say_overwritten(picture: Picture, stood: str) -> None:
+    """What another tab had written meanwhile, and that it stands no more."""
+    name = words.escape(picture.path.name)
+    typing_saver.say_at_the_end(f"Another tab had written “{words.escape(stood)}” for {name}; yours stands now")
+
+
 def _captioned(picture: Picture, widget: str) -> None:
     there, seen = read_caption(picture.path) or "", st.session_state.get(f"seen.{widget}", "")
     try:
@@ -219,14 +241,11 @@ def _captioned(picture: Picture, widget: str) -> None:
     except OSError as error:
         st.toast(f"The caption can't be kept ({error.strerror}): make room", icon=":material/error:", duration="long")
         return
+    typing_saver.is_kept(caption_label(picture), st.session_state[widget])
     kept = read_caption(picture.path) or ""
     st.session_state[f"seen.{widget}"] = kept
     if there not in (seen, kept):
-        st.toast(
-            f"Another tab had written “{words.escape(there)}” for {words.escape(picture.path.name)}; yours stands now",
-            icon=":material/warning:",
-            duration="long",
-        )
+        say_overwritten(picture, there)
 
 
 def _removed(picture: Picture, widget: str) -> None:

@@ -14,7 +14,7 @@ from fluxcore.config.names import slugify
 from fluxcore.errors import UserError
 from fluxcore.models.registry import find_model, list_models, registry_problems
 
-from . import words
+from . import typing_saver, words
 from .drafts import Draft
 
 LABELS = {
@@ -104,6 +104,7 @@ LABELS = {
     "qwen3": "Qwen3 file",
     "tokenizer_cache_dir": "Tokenizers folder",
 }
+_FILLED = "form.filled"
 LARGEST = 2**53 - 1
 """A browser has no larger whole number."""
 PROMINENT = ("lora_name", "concept_sentence", "base_model", "vram", "num_repeats", "max_train_epochs", "resolution")
@@ -119,6 +120,8 @@ SAMPLES = tuple(name for name in RunConfig.model_fields if group_of(name) == "sa
 START = ("enable_checkpointing", "enable_monitoring")
 # A new run begins afresh; going on from a checkpoint is asked for on the run's own page.
 ELSEWHERE = ("resume_from_checkpoint",)
+CHOSEN = ("base_model", "vram", "alerts")
+"""Texts that are picked from a list, not typed."""
 HELP = {"base_model": " flux-mini comes with FluxGym: it draws 64-pixel emoji and trains on a CPU in a minute."}
 PLACEHOLDERS = {
     "lora_name": "my-cat",
@@ -139,16 +142,28 @@ def label(name: str) -> str:
 
 
 def fill(draft: Draft) -> None:
-    """Set every widget to the draft's value: on load, and where something else than the widget changed it."""
+    """Set every widget to the draft's value: on load, and where something else than the widget changed it.
+
+    Until `drawn` is told that the page has shown them it is to be done again: of a page that an edit has drawn anew
+    when it was halfway, Streamlit takes what the browser says of the other half.
+    """
+    st.session_state[_FILLED] = True
     for name in RunConfig.model_fields:
         st.session_state[key(name)] = _for_widget(name, draft.values.get(name))
 
 
 def fill_missing(draft: Draft) -> None:
     """Set the widgets that have no value: Streamlit forgets those of a page that was left."""
+    if st.session_state.get(_FILLED):
+        fill(draft)
     for name in RunConfig.model_fields:
         if key(name) not in st.session_state:
             st.session_state[key(name)] = _for_widget(name, draft.values.get(name))
+
+
+def drawn() -> None:
+    """The page has been drawn to its end."""
+    st.session_state.pop(_FILLED, None)
 
 
 def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
@@ -204,6 +219,7 @@ def edited(draft: Draft, name: str) -> None:
     """A widget changed: keep it at once, and let what follows the model or the preset follow."""
     value = st.session_state[key(name)]
     if value == _for_widget(name, draft.values.get(name)):  # a browser at a new server reports every widget as changed
+        typing_saver.is_kept(key(name), value)
         return
     before = dict(draft.values)
     try:
@@ -212,17 +228,43 @@ def edited(draft: Draft, name: str) -> None:
         st.session_state["train.problem"] = str(error)
         return
     st.session_state.pop("train.problem", None)
+    typing_saver.is_kept(key(name), value)
     if name in draft.overwritten:
-        st.toast(
-            f"Another tab had set {label(name)} to “{words.escape(str(draft.overwritten[name])[:200])}”; what you set "
-            "here stands now",
-            icon=":material/warning:",
-            duration="long",
-        )
+        say_overwritten(name, draft.overwritten[name])
     if name in ("base_model", "vram"):
         for other in RunConfig.model_fields:  # what was typed elsewhere and comes with the same message stays
             if st.session_state.get(key(other)) == _for_widget(other, before.get(other)):
                 st.session_state[key(other)] = _for_widget(other, draft.values.get(other))
+
+
+def put_back(draft: Draft, name: str, text: str) -> None:
+    """Keep what was typed in an earlier session, as if it were typed now."""
+    kind: Any = RunConfig.model_fields[name].annotation
+    try:
+        value = kind(text)
+    except ValueError:  # half typed: no number yet
+        return
+    if value == _for_widget(name, value):
+        _set(draft, name, value)
+
+
+def is_typed(name: str) -> bool:
+    """Whether a field is typed, not picked or ticked."""
+    return RunConfig.model_fields[name].annotation in (int, float, str) and name not in CHOSEN
+
+
+def is_same(value: Any, text: str) -> bool:
+    """Whether a field that shows `text` has this value."""
+    try:
+        return bool(type(value)(text) == value)
+    except ValueError:
+        return False
+
+
+def say_overwritten(name: str, stood: Any) -> None:
+    """What another tab had set meanwhile, and that it stands no more."""
+    text = f"Another tab had set {label(name)} to “{words.escape(str(stood)[:200])}”; what you set here stands now"
+    typing_saver.say_at_the_end(text)
 
 
 def check(draft: Draft) -> tuple[RunConfig | None, dict[str, str]]:

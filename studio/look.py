@@ -38,13 +38,16 @@ def style() -> None:
     # beside it keeps it on the page.
     st.container(key="look").html(
         """<style>
-        .st-key-look, .st-key-pulse, [class*="st-key-sample-clicks"], [class*="st-key-theme-kept"] {
-            position: absolute; }
+        .st-key-look, .st-key-pulse, .st-key-typing-saver, [class*="st-key-sample-clicks"],
+        [class*="st-key-theme-kept"] { position: absolute; }
         .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
         /* Above, they would lie on the banner's buttons for as long as the mouse is near. */
         [data-testid="stToastContainer"] { top: auto !important; bottom: 1rem !important; }
+        .fg-away { position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 100; max-width: 90vw;
+                   padding: .6rem 1rem; border-radius: 8px; background: light-dark(#fff3d6, #4a3608);
+                   color: light-dark(#5f3a00, #ffe2a8); }
         .fg-grid { display: grid; gap: .5rem;
                    grid-template-columns: repeat(auto-fill, minmax(min(var(--fg, 150px), 46%), 1fr)); }
         .fg-pic { margin: 0; }

@@ -1,39 +1,67 @@
-"""Large text fields and numbers commit when they are left; a reload in mid-sentence would lose them. This commits at a
-pause.
+"""Large text fields and numbers commit when they are left; a reload in mid-sentence would lose them. A script in the
+page (`typing_saver.js`) commits at a pause. Of the fields that are meant alone: the listener outlives the page that
+drew it, and in a form or a dialog what is half typed is nobody's wish yet.
 
-Of the fields that are meant alone: the listener outlives the page that drew it, and in a form or a dialog what is half
-typed is nobody's wish yet.
+It also remembers what was typed into the draft's fields until the server says that it is kept. A new session – a server
+that was started anew, a reload – is told of what is left, with what stood in the field before (`put_back.py`).
 """
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import streamlit as st
 
-PAUSE_MILLISECONDS = 400
-KEPT = '[class*="st-key-form-"], [class*="st-key-caption-"], .st-key-config-text, .st-key-sql'
-"""The fields of the draft, its captions, the settings as text, the statement on the page History."""
+MOST_ECHOES = 16
+"""A browser that draws rarely hears of that many edits at a time."""
+_KEY, _SESSION, _KEPT, _SAID = "typing-saver-script", "typed.session", "typed.kept", "typed.said"
 
-# Streamlit commits a field when it loses the focus: it is told that, and that it is back. A key pressed for the person,
-# as Ctrl+Enter, would also press the button that has it as its shortcut. A number is committed only where it reads as
-# it was typed: of "0." or "0.50" on the way to "0.505" the form would make another one under the person's hands.
-_SCRIPT = f"""<script>
-(() => {{
-  if (window.fluxgymSaver) return;
-  window.fluxgymSaver = true;
-  const timers = new WeakMap();
-  document.addEventListener("input", event => {{
-    const field = event.target, number = field instanceof HTMLInputElement && field.type === "number";
-    if (event.isComposing || !(number || field instanceof HTMLTextAreaElement) || !field.closest('{KEPT}')) return;
-    clearTimeout(timers.get(field));
-    timers.set(field, setTimeout(() => {{
-      if (document.activeElement !== field || (number && String(Number(field.value)) !== field.value)) return;
-      for (const what of ["focusout", "focusin"]) field.dispatchEvent(new FocusEvent(what, {{bubbles: true}}));
-    }}, {PAUSE_MILLISECONDS}));
-  }}, true);
-}})();
-</script>"""
+_script = st.components.v2.component(
+    "fluxgym_typing_saver", js=Path(__file__).with_name("typing_saver.js").read_text("utf-8")
+)
 
 
-def save_while_typing() -> None:
-    """Draw nothing; from now on those fields keep what is typed after a short pause."""
-    st.html(_SCRIPT, unsafe_allow_javascript=True)
+def save_while_typing(draft: str | None = None, put_back: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """At the end of a page: those fields keep what is typed after a short pause; and what was to be said is said.
+
+    At the end, because the browser tells what is left as soon as it has this: by then it knows of every field what the
+    draft says, and reports nothing older as an edit.
+
+    `draft`: whose fields they are, "" where nothing of it was written yet. `put_back` is called with what an earlier
+    session was not known to have kept: name of the field → {"base": what stood there, "past": what did at pauses,
+    "text": what was typed, "shown": whether the browser shows the field}.
+    """
+
+    def told() -> None:
+        left = st.session_state[_KEY].get("typed")
+        if put_back and isinstance(left, dict):
+            put_back(left)
+
+    said: list[str] = st.session_state.setdefault(_SAID, [])
+    while said:  # what an edit interrupts is said the next time
+        st.toast(said[0], icon=":material/warning:", duration="long")
+        del said[0]
+    session = st.session_state.setdefault(_SESSION, secrets.token_hex(4))
+    with st.container(key="typing-saver"):
+        _script(
+            key=_KEY,
+            data={"session": session, "draft": draft, "kept": dict(st.session_state.get(_KEPT, {}))},
+            on_typed_change=told,
+        )
+
+
+def is_kept(name: str, value: Any) -> None:
+    """What the browser sent for a field is on the disk: it need not remember it any more."""
+    echoes: dict[str, Any] = st.session_state.setdefault(_KEPT, {})
+    echoes.pop(name, None)
+    echoes[name] = value
+    while len(echoes) > MOST_ECHOES:
+        del echoes[next(iter(echoes))]
+
+
+def say_at_the_end(text: str) -> None:
+    """A toast when the page has been drawn: an edit that comes before would take it away unseen."""
+    st.session_state.setdefault(_SAID, []).append(text)

@@ -1,0 +1,146 @@
+// Keeps what is typed, also while the server is away: see typing_saver.py. One for each window.
+const PAUSE = 400, SHORTEST = 200, SETTLING = 1000, PATIENCE = 15000 // milliseconds
+const MOST_PAST = 8
+const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
+const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
+const KEPT = `${DRAFT}, .st-key-config-text, .st-key-sql`
+const STORE = "fluxgym.typed"
+
+export default function ({ data, setTriggerValue }) {
+  window.fluxgymSaver ??= begin()
+  window.fluxgymSaver(data, setTriggerValue)
+}
+
+const isNumber = field => field instanceof HTMLInputElement && field.type === "number"
+const isText = field => field instanceof HTMLTextAreaElement || (field instanceof HTMLInputElement && field.type === "text")
+const isAway = () => document.querySelector(".stApp")?.dataset.testConnectionState !== "CONNECTED"
+
+// A field of the draft by a name that the server knows, or nothing.
+function nameOf(field) {
+  const place = field && (isNumber(field) || isText(field)) && field.closest(TYPED) && field.closest(DRAFT)
+  if (!place) return "" // the word that narrows a list down is none, for one
+  const form = /st-key-form-(\w+)/.exec(place.className)
+  return form ? `form.${form[1]}` : field.ariaLabel
+}
+
+function begin() {
+  // What was typed and is not known to be on the disk: name → { draft, base, past, text, caret, at }. It outlives a reload.
+  let typed = {}
+  try {
+    typed = JSON.parse(sessionStorage.getItem(STORE)) ?? {}
+  } catch { /* nothing, then */ }
+  let draft = null, session = null, holding = 0
+  const timers = new WeakMap(), before = new WeakMap()
+  const isMine = entry => entry.draft === draft || !entry.draft
+  const mine = () => Object.entries(typed).filter(([, entry]) => isMine(entry))
+  const fields = () => [...document.querySelectorAll("input, textarea")]
+  const remember = () => {
+    try {
+      sessionStorage.setItem(STORE, JSON.stringify(typed))
+    } catch { /* full, or forbidden: it stays in memory */ }
+  }
+
+  // Streamlit commits a field when it loses the focus: it is told that, and that it is back. A key pressed for the
+  // person, as Ctrl+Enter, would also press the button that has it as its shortcut.
+  function commit(field) {
+    const isLeft = document.activeElement !== field
+    for (const what of isLeft ? ["focusout"] : ["focusout", "focusin"])
+      field.dispatchEvent(new FocusEvent(what, { bubbles: true }))
+  }
+
+  // A new server's first drawing shows what is on the disk: what was typed since goes back into its field.
+  function put(field, { text, caret }) {
+    const kind = field instanceof HTMLTextAreaElement ? HTMLTextAreaElement : HTMLInputElement
+    Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, text)
+    if (caret !== null && field === document.activeElement) field.setSelectionRange(caret, caret)
+    field.dispatchEvent(new Event("input", { bubbles: true }))
+  }
+
+  function hold() {
+    if (!mine().length || performance.now() > holding) return (holding = 0)
+    for (const field of fields()) {
+      const entry = typed[nameOf(field)]
+      if (entry && isMine(entry) && field.value !== entry.text) put(field, entry)
+    }
+    requestAnimationFrame(hold)
+  }
+
+  document.addEventListener("beforeinput", event => {
+    const field = event.target, name = nameOf(field)
+    if (!name) return
+    const entry = typed[name]
+    if (!entry) before.set(field, field.value)
+    else if ((holding || isAway()) && isMine(entry) && field.value !== entry.text) put(field, entry)
+  }, true)
+
+  document.addEventListener("input", event => {
+    const field = event.target, number = isNumber(field), name = nameOf(field)
+    if (name && draft !== null) {
+      const entry = typed[name], at = Date.now(), base = entry?.base ?? before.get(field) ?? ""
+      // What stood there at a pause may have come to the disk, and nobody have said so.
+      const past = entry && at - entry.at > SHORTEST ? [...entry.past, entry.text].slice(-MOST_PAST) : entry?.past ?? []
+      typed[name] = { draft, base, past, text: field.value, caret: field.selectionStart, at }
+      // An empty number is none, and what is as it was needs no keeping.
+      if ((number && !field.value) || field.value === base) delete typed[name]
+      remember()
+    }
+    if (event.isComposing || !(number || field instanceof HTMLTextAreaElement) || !field.closest(KEPT)) return
+    clearTimeout(timers.get(field))
+    timers.set(field, setTimeout(() => {
+      // A number is committed only where it reads as it was typed: of "0." or "0.50" on the way to "0.505" the form
+      // would make another one under the person's hands.
+      if (number && String(Number(field.value)) !== field.value) return
+      if (document.activeElement === field || holding) commit(field)
+    }, PAUSE))
+  }, true)
+
+  // Streamlit locks every field while the server is away, and what is typed on is gone with the focus. The draft's stay
+  // open, and the one that was locked under the person's hands has the focus again.
+  let locked = null
+  document.addEventListener("focusout", ({ target }) => {
+    if (target.disabled) locked = target
+  }, true)
+  new MutationObserver(changes => {
+    for (const { target } of changes) {
+      if (!target.disabled || !isAway() || !nameOf(target)) continue
+      target.disabled = false
+      if (target !== locked) continue
+      target.focus({ preventScroll: true })
+      locked = null
+    }
+  }).observe(document.documentElement, { subtree: true, attributeFilter: ["disabled"] })
+
+  // After three seconds Streamlit lays a window over the page, which takes the focus: a line at the edge says it too.
+  document.addEventListener("focusin", ({ target, relatedTarget }) => {
+    const opened = draft !== null && isAway() && target.closest?.('[data-testid="stDialog"]')
+    if (!opened || opened.querySelector("h2")?.textContent !== "Connection error") return
+    opened.querySelector('[aria-label="Close"]')?.click()
+    setTimeout(() => nameOf(relatedTarget) && relatedTarget.focus({ preventScroll: true }))
+    if (document.querySelector(".fg-away")) return
+    const line = Object.assign(document.createElement("div"), { className: "fg-away", role: "status" })
+    line.textContent = "The server does not answer. What you type here is kept, and goes in when it is back."
+    document.querySelector(".stApp").append(line)
+    const gone = setInterval(() => isAway() || (line.remove(), clearInterval(gone)), 300)
+  })
+
+  return (data, tell) => {
+    if (data.draft === null) return // a page without one
+    draft = data.draft
+    for (const [name, value] of Object.entries(data.kept)) {
+      const text = typed[name]?.text
+      if (text !== undefined && (typeof value === "number" ? Number(text) === value : text === value)) delete typed[name]
+    }
+    remember()
+    if (session === data.session) return
+    session = data.session
+    if (!mine().length) return
+    if (!holding) requestAnimationFrame(hold)
+    holding = performance.now() + PATIENCE
+    const left = mine() // what is acknowledged until then is told too: another tab may have written over the same
+    setTimeout(() => { // once all is drawn, and what is shown has been committed
+      const shown = new Set(fields().map(nameOf))
+      const told = ([name, entry]) => [name, { ...entry, text: typed[name]?.text ?? entry.text, shown: shown.has(name) }]
+      tell("typed", Object.fromEntries(left.map(told)))
+    }, SETTLING)
+  }
+}

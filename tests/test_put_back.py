@@ -1,0 +1,52 @@
+"""What a browser typed while the server was away, as it is told to the new one."""
+
+from __future__ import annotations
+
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from fluxcore.dataset import read_caption
+from studio.drafts import Draft
+
+
+def _told(outputs: str, draft_id: str, typed: dict) -> None:
+    from pathlib import Path
+
+    import streamlit as st
+
+    from studio.drafts import Draft
+    from studio.put_back import put_back, remember_found
+
+    draft = Draft(Path(outputs), draft_id)
+    remember_found(draft)
+    put_back(draft, typed)
+    for text in st.session_state.get("typed.said", []):
+        st.text(text)
+
+
+def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
+    draft = Draft(tmp_path)
+    draft.edit({"concept_sentence": "c4t", "lora_name": "cat", "seed": 1})
+    Image.new("RGB", (8, 8)).save(draft.dataset / "one.png")
+    (draft.dataset / "one.txt").write_text("a cat")
+    typed = {
+        "form.concept_sentence": {"base": "p", "past": ["p3"], "text": "p3t"},
+        "form.lora_name": {"base": "", "past": ["cat"], "text": "cats"},  # its own word was kept, and nobody said so
+        "form.seed": {"base": "1", "text": "7"},
+        "form.network_dropout": {"base": "0", "text": "0,"},  # half typed
+        "form.base_model": {"base": "flux-dev", "text": "nonsense"},  # it is chosen, not typed
+        "form.nothing": {"base": "", "text": "x"},
+        "Caption of one.png": {"base": "a cat", "text": "a cat on a sofa"},
+        "Caption of two.png": {"base": "", "text": "x"},
+        "form.workers": "no entry",
+    }
+    before = Draft(tmp_path, draft.id).values
+    app = AppTest.from_function(_told, args=(str(tmp_path), draft.id, typed)).run()
+    assert not app.exception
+    after = Draft(tmp_path, draft.id).values
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    assert changed == {"concept_sentence": "p3t", "lora_name": "cats", "seed": 7}
+    assert read_caption(draft.dataset / "one.png") == "a cat on a sofa"
+    assert [one.value for one in app.text] == [
+        "Another tab had set Trigger word to “c4t”; what you set here stands now"
+    ]
