@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,36 +101,46 @@ def as_text(draft: Draft, config: RunConfig | None) -> None:
     """The settings as JSON, to edit, and the command that trains the same."""
     shown = ("lora_name", "base_model", "vram", *(name for name in draft.changed() if name != "lora_name"))
     text = json.dumps({name: draft.values[name] for name in shown}, indent=2, ensure_ascii=False)
-    seen = st.session_state.get("config.text.seen")
-    if (
-        "config.text" not in st.session_state
-        or seen is None
-        or seen[0] != draft.id
-        or st.session_state["config.text"] == seen[1]
-    ):
-        st.session_state["config.text"] = text
-    st.session_state["config.text.seen"] = (draft.id, text)
-    st.text_area(
+    _editable(
+        draft,
+        "config.text",
+        text,
         "What is not as usual, as text",
-        key="config.text",
-        height=220,
-        help="A setting that is taken out is again as the memory preset and the base model have it. All settings: "
+        "A setting that is taken out is again as the memory preset and the base model have it. All settings: "
         "“Settings from …”, “Settings as a file”.",
-    )
-    edited = st.session_state["config.text"] != text
-    st.button(
         "Use this text",
-        key="config-text-apply",
+        _apply_text,
+    )
+    _editable(
+        draft,
+        "command.text",
+        command(config, draft.folder.dataset) if config else "",
+        "The same from a shell",
+        "Edit it, or put another `./fluxgym new` or `start` here: its settings are taken, nothing is run.",
+        "Use this command",
+        _apply_command,
+    )
+
+
+def _editable(
+    draft: Draft, key: str, text: str, label: str, tip: str, use: str, apply: Callable[[Draft], None]
+) -> None:
+    """`text` to edit; as long as nobody did, it follows the form."""
+    seen = st.session_state.get(f"{key}.seen")
+    if key not in st.session_state or seen is None or seen[0] != draft.id or st.session_state[key] == seen[1]:
+        st.session_state[key] = text
+    st.session_state[f"{key}.seen"] = (draft.id, text)
+    st.text_area(label, key=key, height=220, help=tip)
+    st.button(
+        use,
+        key=f"{key.replace('.', '-')}-apply",
         icon=":material/check:",
-        disabled=not edited,
-        on_click=_apply_text,
+        disabled=st.session_state[key] == text,
+        on_click=apply,
         args=(draft,),
     )
-    if problem := st.session_state.get("config.text.problem"):
+    if problem := st.session_state.get(f"{key}.problem"):
         st.markdown(f":red[:material/error: {words.escape(problem)}]")
-    if config:
-        st.caption("The same from a shell:")
-        st.code(command(config, draft.folder.dataset), language="bash", wrap_lines=True)
 
 
 def command(config: RunConfig, pictures: Path) -> str:
@@ -207,8 +218,11 @@ def _import(draft: Draft, widget: str) -> None:
 
 
 def _apply_text(draft: Draft) -> None:
-    try:
-        values = json.loads(st.session_state["config.text"] or "{}")
+    def use() -> None:
+        try:
+            values = json.loads(st.session_state["config.text"] or "{}")
+        except json.JSONDecodeError as error:
+            raise UserError(f"that is no JSON: {error.msg} in line {error.lineno}") from None
         if not isinstance(values, dict):
             raise UserError("it must be one JSON object: { … }")
         known, unknown = from_export(values)
@@ -217,11 +231,29 @@ def _apply_text(draft: Draft) -> None:
         gone = {name: value for name, value in defaults().items() if name not in known}
         take(draft, {**gone, **known}, "The settings are those of the text.")
         draft.edit({}, touched=set(known), forget=True)
-    except json.JSONDecodeError as error:
-        st.session_state["config.text.problem"] = f"that is no JSON: {error.msg} in line {error.lineno}"
+
+    _use_text(draft, "config.text", use)
+
+
+def _apply_command(draft: Draft) -> None:
+    def use() -> None:
+        from fluxcore.cli.written import read_command
+
+        config, given = read_command(st.session_state["command.text"], draft.values)
+        values = {name: value for name, value in config.model_dump().items() if name != "resume_from_checkpoint"}
+        take(draft, values, "The settings are those of the command; the pictures are these.")
+        draft.edit({}, touched={"lora_name", *given, *draft.changed()}, forget=True)
+
+    _use_text(draft, "command.text", use)
+
+
+def _use_text(draft: Draft, key: str, use: Callable[[], None]) -> None:
+    try:
+        use()
     except UserError as error:
-        st.session_state["config.text.problem"] = str(error)
-    else:
-        st.session_state.pop("config.text.problem", None)
-        st.session_state.pop("config.text.seen", None)  # the text is written anew, as the form has it now
-        form.fill(draft)
+        st.session_state[f"{key}.problem"] = str(error)
+        return
+    for name in ("config.text", "command.text"):  # they are written anew, as the form has it now
+        st.session_state.pop(f"{name}.problem", None)
+        st.session_state.pop(f"{name}.seen", None)
+    form.fill(draft)

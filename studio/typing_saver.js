@@ -3,7 +3,7 @@ const PAUSE = 400, SHORTEST = 200, SETTLING = 1000, PATIENCE = 15000 // millisec
 const MOST_PAST = 8
 const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
 const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
-const KEPT = `${DRAFT}, .st-key-config-text, .st-key-sql`
+const KEPT = `${DRAFT}, .st-key-config-text, .st-key-command-text, .st-key-sql`
 const STORE = "fluxgym.typed"
 
 export default function ({ data, setTriggerValue }) {

@@ -92,6 +92,41 @@ def test_the_settings_are_text_that_can_be_edited(outputs):
         assert says in text(app).replace("\\", "") and newest_draft(outputs).values["lora_name"] == "dog"
 
 
+def test_a_command_is_edited_or_put_in(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.number_input(key="form.network_dim").set_value(32).run()
+    shown = app.text_area(key="command.text").value
+    assert shown.startswith("./fluxgym new cat --images ") and "--set network_dim=32" in shown
+    app.text_area(key="command.text").set_value(
+        "./fluxgym new dog --images pictures --trigger d0g \\\n --set 'sample_prompts=a \"dog\"' --set flip_aug=false --start"
+    ).run()
+    app.button(key="command-text-apply").click().run()
+    values = newest_draft(outputs).values
+    assert [values[name] for name in ("lora_name", "concept_sentence", "sample_prompts", "flip_aug")] == [
+        "dog", "d0g", 'a "dog"', False
+    ]  # fmt: skip
+    assert values["network_dim"] != 32 and not (outputs / "dog").exists(), "nothing is run"
+    app.text_area(key="command.text").set_value("./fluxgym start dog --set seed=7").run()
+    app.button(key="command-text-apply").click().run()
+    assert (newest_draft(outputs).values["seed"], newest_draft(outputs).values["concept_sentence"]) == (7, "d0g")
+    for wrong, says in (
+        ("rm -rf /", "must begin with ./fluxgym new"),
+        ("./fluxgym new cat --set 'a", "not closed"),
+        ("./fluxgym new cat --set seed", "--set takes key=value"),
+        ("./fluxgym new cat --set seed=many", "seed"),
+        ("./fluxgym new cat --set ranks=3", "ranks"),
+        ("./fluxgym new cat --speed 3", "--speed"),
+        ("./fluxgym new", "NAME"),
+        ("./fluxgym new --help", "changes nothing"),
+        ("./fluxgym new cat --config a.json", "Settings from"),
+    ):
+        app.text_area(key="command.text").set_value(wrong).run()
+        app.button(key="command-text-apply").click().run()
+        assert not app.exception
+        assert says in text(app).replace("\\", "") and newest_draft(outputs).values["lora_name"] == "dog", wrong
+
+
 def test_the_command_makes_the_same_run(tmp_path):
     from fluxcore.cli.options import build_config
 
