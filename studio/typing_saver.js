@@ -30,7 +30,7 @@ function begin() {
     typed = JSON.parse(sessionStorage.getItem(STORE)) ?? {}
   } catch { /* nothing, then */ }
   let draft = null, session = null, holding = 0
-  const timers = new WeakMap(), before = new WeakMap()
+  const timers = new WeakMap(), before = new WeakMap(), putBack = new WeakSet()
   const isMine = entry => entry.draft === draft || !entry.draft
   const mine = () => Object.entries(typed).filter(([, entry]) => isMine(entry))
   const fields = () => [...document.querySelectorAll("input, textarea")]
@@ -53,6 +53,7 @@ function begin() {
     const kind = field instanceof HTMLTextAreaElement ? HTMLTextAreaElement : HTMLInputElement
     Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, text)
     if (caret !== null && field === document.activeElement) field.setSelectionRange(caret, caret)
+    putBack.add(field) // it is committed although nobody is in it
     field.dispatchEvent(new Event("input", { bubbles: true }))
   }
 
@@ -90,7 +91,7 @@ function begin() {
       // A number is committed only where it reads as it was typed: of "0." or "0.50" on the way to "0.505" the form
       // would make another one under the person's hands.
       if (number && String(Number(field.value)) !== field.value) return
-      if (document.activeElement === field || holding) commit(field)
+      if (document.activeElement === field || putBack.delete(field)) commit(field)
     }, PAUSE))
   }, true)
 
