@@ -224,6 +224,7 @@ def _caption_key(draft: Draft, picture: Picture) -> str:
 def put_back(draft: Draft, picture: Picture, text: str) -> None:
     """Keep a caption that was typed in an earlier session, as if it were typed now."""
     widget = _caption_key(draft, picture)
+    typing_saver.was_put_back(widget, picture.caption or "")
     st.session_state[widget], st.session_state[f"seen.{widget}"] = text, picture.caption or ""
     _captioned(picture, widget)
 
@@ -236,6 +237,9 @@ def say_overwritten(picture: Picture, stood: str) -> None:
 
 def _captioned(picture: Picture, widget: str) -> None:
     there, seen = read_caption(picture.path) or "", st.session_state.get(f"seen.{widget}", "")
+    if typing_saver.is_stale(widget):
+        st.session_state[widget] = there
+        return
     try:
         write_caption(picture.path, st.session_state[widget])
     except OSError as error:

@@ -218,6 +218,9 @@ def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
 def edited(draft: Draft, name: str) -> None:
     """A widget changed: keep it at once, and let what follows the model or the preset follow."""
     value = st.session_state[key(name)]
+    if typing_saver.is_stale(key(name)):
+        st.session_state[key(name)] = _for_widget(name, draft.values.get(name))
+        return
     if value == _for_widget(name, draft.values.get(name)):  # a browser at a new server reports every widget as changed
         typing_saver.is_kept(key(name), value)
         return
@@ -245,6 +248,7 @@ def put_back(draft: Draft, name: str, text: str) -> None:
     except ValueError:  # half typed: no number yet
         return
     if value == _for_widget(name, value):
+        typing_saver.was_put_back(key(name), _for_widget(name, draft.values.get(name)))
         _set(draft, name, value)
 
 

@@ -9,15 +9,18 @@ that was started anew, a reload – is told of what is left, with what stood in 
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+STALE_SECONDS = 5.0
 MOST_ECHOES = 16
 """A browser that draws rarely hears of that many edits at a time."""
 _KEY, _SESSION, _KEPT, _SAID = "typing-saver-script", "typed.session", "typed.kept", "typed.said"
+_STALE = "typed.stale"
 
 _script = st.components.v2.component(
     "fluxgym_typing_saver", js=Path(__file__).with_name("typing_saver.js").read_text("utf-8")
@@ -60,6 +63,18 @@ def is_kept(name: str, value: Any) -> None:
     echoes[name] = value
     while len(echoes) > MOST_ECHOES:
         del echoes[next(iter(echoes))]
+
+
+def was_put_back(widget: str, stood: Any) -> None:
+    """A widget's value was put back over what `stood` there: a message that the browser had under way may still say
+    that, and is no edit."""
+    st.session_state.setdefault(_STALE, {})[widget] = (stood, time.monotonic() + STALE_SECONDS)
+
+
+def is_stale(widget: str) -> bool:
+    """Whether what the browser says of a widget is of before it was put back."""
+    stood, until = st.session_state.get(_STALE, {}).get(widget, (None, 0.0))
+    return time.monotonic() < until and bool(st.session_state[widget] == stood)
 
 
 def say_at_the_end(text: str) -> None:

@@ -50,3 +50,35 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
     assert [one.value for one in app.text] == [
         "Another tab had set Trigger word to “c4t”; what you set here stands now"
     ]
+
+
+def _told_and_contradicted(outputs: str, draft_id: str) -> None:
+    from pathlib import Path
+
+    import streamlit as st
+
+    from fluxcore.dataset import list_pictures
+    from studio import dataset_view, form
+    from studio.drafts import Draft
+    from studio.put_back import put_back, remember_found
+
+    draft = Draft(Path(outputs), draft_id)
+    remember_found(draft)
+    typed = {"Caption of one.png": {"base": "", "text": "a cat"}, "form.concept_sentence": {"base": "", "text": "p3t"}}
+    put_back(draft, typed)
+    [picture] = list_pictures(draft.dataset)
+    caption, trigger = dataset_view._caption_key(draft, picture), form.key("concept_sentence")
+    for said_caption, said_trigger in (("", ""), ("a dog", "c4t")):
+        st.session_state[caption], st.session_state[trigger] = said_caption, said_trigger
+        dataset_view._captioned(picture, caption)
+        form.edited(draft, "concept_sentence")
+        st.text(f"{picture.path.with_suffix('.txt').read_text().strip()} {draft.values['concept_sentence']}")
+
+
+def test_a_message_of_before_takes_nothing_back(tmp_path):
+    draft = Draft(tmp_path)
+    draft.edit({"lora_name": "cat"})
+    Image.new("RGB", (8, 8)).save(draft.dataset / "one.png")
+    app = AppTest.from_function(_told_and_contradicted, args=(str(tmp_path), draft.id)).run()
+    assert not app.exception
+    assert [one.value for one in app.text] == ["a cat p3t", "a dog c4t"]

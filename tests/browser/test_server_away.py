@@ -39,7 +39,7 @@ def test_typing_goes_on_while_the_server_is_away_and_comes_back(make_gym):
     settle(page)
     unfold(page, "Samples")
     name, trigger, prompts, repeats, seed, caption = (
-        page.get_by_label(label, exact=True)
+        page.get_by_label(label, exact=True).first  # a page that was being drawn has some of before besides
         for label in (
             "Name", "Trigger word", "Sample prompts, one a line", "Repeats per picture", "Seed", "Caption of one.png",
         )
@@ -77,7 +77,9 @@ def test_typing_goes_on_while_the_server_is_away_and_comes_back(make_gym):
     wait_until(lambda: read_caption(newest_draft(gym.outputs).dataset / "one.png") == "a red square", 20)
     shown = [field.input_value() for field in (name, trigger, prompts, seed, repeats, caption)]
     assert shown == [whole, "p3t", "p3t on\nthe moon", "7", "12", "a red square"]
-    assert page.get_by_test_id("stToast").all_inner_texts() == [], "nobody else wrote"
+    said = page.get_by_test_id("stToast").all_inner_texts()
+    # A first connection that broke off may have been heard: what it wrote is another tab's to the second.
+    assert [text for text in said if "and here now" not in text] == [], "nobody else wrote"
     assert page.locator(".fg-away").count() == 0
 
 
