@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
+from fluxcore.runs.samples import drawn, step_of
 from studio import banner, dialogs, form, look, nav, overlay, step_charts, words
 from studio.bulk import MOST_COMPARED
 from studio.files import run_url
@@ -96,16 +97,16 @@ def held_out(run: LiveRun) -> str:
 
 def _samples(runs: list[LiveRun]) -> None:
     """For each prompt the newest sample of each run up to a step; the same prompt in one line."""
-    drawn = {run.name: samples.drawn(run) for run in runs}
-    steps = sorted({samples.step_of(sample) for found in drawn.values() for sample in found})
+    found = {run.name: drawn(run.folder, run.state) for run in runs}
+    steps = sorted({step_of(sample) for line in found.values() for sample in line})
     if not steps:
         return
     st.markdown("**Samples**, each run's newest up to a step")
     at = samples.slider(steps, "compare-step")
     newest: dict[str, dict[str, dict]] = {}
-    for name, found in drawn.items():
-        for sample in found:
-            if samples.step_of(sample) <= at:
+    for name, line in found.items():
+        for sample in line:
+            if step_of(sample) <= at:
                 newest.setdefault(str(sample.get("prompt") or "no prompt"), {})[name] = sample
     lines = []
     for prompt, by_run in newest.items():
@@ -113,8 +114,8 @@ def _samples(runs: list[LiveRun]) -> None:
         for run in runs:
             sample = by_run.get(run.name)
             path = str(sample["path"]) if sample else ""
-            told = f"{run.name}, step {samples.step_of(sample):,}: {prompt}" if sample else ""
-            line = f"step {samples.step_of(sample):,}" if sample else ""
+            told = f"{run.name}, step {step_of(sample):,}: {prompt}" if sample else ""
+            line = f"step {step_of(sample):,}" if sample else ""
             cells.append((run_url(run.folder, path, 384), run_url(run.folder, path), told, line) if sample else None)
         lines.append((prompt, cells))
     st.html(look.matrix([run.state.title or run.name for run in runs], lines, wide=True))

@@ -1,7 +1,8 @@
 """The app's files: pictures (also small ones), LoRA downloads and logs, out of runs and drafts and nowhere else.
 
 `files/runs/NAME/PATH` and `files/drafts/ID/PATH`; the gate stands before them as before every page. A run's folder of
-samples, and each of its states, is to be had as one file: `files/runs/NAME/FOLDER?zip`.
+samples, and each of its states, is to be had as one file: `files/runs/NAME/FOLDER?zip`; its samples also as one
+picture: `files/runs/NAME/sample?grid`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from fluxcore.dataset import EXTENSIONS, MAX_PIXELS
-from fluxcore.runs import RunError, RunFolder
-from fluxcore.runs.files import parse_checkpoint_name
+from fluxcore.errors import UserError
+from fluxcore.runs import RunError, RunFolder, load_run
+from fluxcore.runs.files import SAMPLE_FOLDER, parse_checkpoint_name
+from fluxcore.runs.sample_grid import sample_grid
 
 from .base import prefix
 from .drafts import draft_folder
@@ -41,6 +44,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".we
 def routes(outputs: Path, base: str = "") -> list[Route]:
     """The file routes over one outputs folder, below the server's base path."""
     thumbnails = ThumbnailCache(CACHE_BYTES)
+    one_at_a_time = anyio.CapacityLimiter(1)  # a grid takes up to 200 MiB while it is made
 
     async def serve(request: Request) -> Response:
         parts = request.path_params
@@ -49,14 +53,17 @@ def routes(outputs: Path, base: str = "") -> list[Route]:
             if folder is None:
                 return Response("There is no such folder.", 404, media_type="text/plain")
             name = folder.name if folder.name.startswith(parts["name"]) else f"{parts['name']}-{folder.name}"
-            headers = {
-                "cache-control": "no-store",
-                "x-content-type-options": "nosniff",
-                "content-disposition": f'attachment; filename="{name}.zip"',
-            }
+            headers = _download(f"{name}.zip")
             if request.method == "HEAD":
                 return Response(media_type="application/zip", headers=headers)
             return StreamingResponse(zipped(folder), media_type="application/zip", headers=headers)
+        if "grid" in request.query_params:
+            names = (outputs, parts["kind"], parts["name"], parts["path"])
+            try:
+                made = await anyio.to_thread.run_sync(grid, *names, limiter=one_at_a_time)
+            except UserError:
+                return Response("There is no such picture.", 404, media_type="text/plain")
+            return Response(made, media_type="image/png", headers=_download(f"{parts['name']}-samples.png"))
         path = await anyio.to_thread.run_sync(find_file, outputs, parts["kind"], parts["name"], parts["path"])
         if path is None:
             return Response("There is no such file.", 404, media_type="text/plain")
@@ -126,6 +133,22 @@ def find_folder(outputs: Path, kind: str, name: str, relative: str) -> Path | No
         return None
 
 
+def grid(outputs: Path, kind: str, name: str, relative: str) -> bytes:
+    """PNG of a run's samples, of those that are served one by one. Raises UserError where there are none."""
+    if relative != SAMPLE_FOLDER or find_folder(outputs, kind, name, relative) is None:
+        raise UserError("only a run's samples come as one")
+    folder, state = load_run(outputs, name)
+    return sample_grid(folder, state, lambda _, sample: find_file(outputs, kind, name, str(sample.get("path") or "")))
+
+
+def _download(name: str) -> dict[str, str]:
+    return {
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        "content-disposition": f'attachment; filename="{name}"',
+    }
+
+
 class _Sink(io.RawIOBase):
     """What a zip is written into and taken out of again, piece by piece."""
 
@@ -187,6 +210,11 @@ def run_url(folder: RunFolder, relative: str, width: int | None = None, *, kind:
 def zip_url(folder: RunFolder, relative: str) -> str:
     """The address of a run's state or samples as one file."""
     return f"files/runs/{quote(folder.name)}/{quote(relative)}?zip"
+
+
+def grid_url(folder: RunFolder) -> str:
+    """The address of a run's samples as one picture."""
+    return f"files/runs/{quote(folder.name)}/{SAMPLE_FOLDER}?grid"
 
 
 class ThumbnailCache:

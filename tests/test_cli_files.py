@@ -1,4 +1,4 @@
-"""`export`, `import`, `convert`, `delete`, `prune`."""
+"""`export`, `import`, `convert`, `samples`, `delete`, `prune`."""
 
 import json
 import os
@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cli_tools import call, pictures
+from PIL import Image
 
 from fluxcore.log import EventLog, format_ts
+from tests.fake_runs import FakeRun
 
 
 @pytest.fixture
@@ -88,6 +90,19 @@ def test_convert_there_and_back(capsys, tmp_path):
     back = load_file(third)
     delta = {f: back[f"{name}.lora_up.weight"] @ back[f"{name}.lora_down.weight"] for f in "x"}["x"]
     assert torch.equal(delta, tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"])
+
+
+def test_samples_as_one_picture(capsys, tmp_path, outputs):
+    file = tmp_path / "cat.png"
+    answer = call(capsys, "samples", "cat", file, "--outputs", outputs)
+    assert answer.code == 64 and answer.line.endswith("cat has no samples")
+    FakeRun(outputs, "dog").sample()
+    answer = call(capsys, "samples", "dog", file, "--outputs", outputs)
+    assert answer.code == 0 and answer.out.strip() == str(file)
+    assert Image.open(file).format == "PNG"
+    for wrong in (tmp_path / "dog.jpg", tmp_path / "no" / "such" / "dog.png"):
+        answer = call(capsys, "samples", "dog", wrong, "--outputs", outputs)
+        assert answer.code == 64 and answer.line and not wrong.exists()
 
 
 def test_delete_asks_and_nobody_is_there(capsys, outputs):

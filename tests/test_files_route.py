@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from studio.drafts import Draft
-from studio.files import ThumbnailCache, find_file, routes, run_url, zip_url
+from studio.files import ThumbnailCache, find_file, grid_url, routes, run_url, zip_url
 from tests.fake_runs import FakeRun
 
 
@@ -176,3 +176,37 @@ def test_no_other_folder_comes_as_a_file(client, outputs, path):
     (outputs / "cat" / "cat-1-state").symlink_to(outputs)
     (outputs / "cat" / "cat-3-state").symlink_to("dataset")
     assert client.get(f"/files/{path}?zip").status_code == 404
+
+
+def test_the_samples_come_as_one_picture(client, outputs, tmp_path):
+    run = FakeRun(outputs, "dog")
+    assert client.get("/" + grid_url(run.folder)).status_code == 404, "no samples yet"
+    run.sample()
+    answer = client.get("/" + grid_url(run.folder))
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"] == 'attachment; filename="dog-samples.png"'
+    assert answer.headers["cache-control"] == "no-store" and answer.headers["x-content-type-options"] == "nosniff"
+    whole = Image.open(io.BytesIO(answer.content))
+    # What would not be served by itself is not in it either: links, and files that a log names elsewhere in the run.
+    sample = next(iter(run.folder.samples.iterdir()))
+    sample.unlink()
+    sample.symlink_to(tmp_path / "secret.png")
+    hidden = run.folder.superseded / "old.png"
+    hidden.parent.mkdir()
+    Image.new("RGB", (64, 64)).save(hidden)
+    data = {"step": 9, "epoch": 1, "index": 0, "prompt": "x", "seed": 1, "path": run.folder.relative(hidden)}
+    run.append("trainer", "sample.saved", data)
+    fewer = Image.open(io.BytesIO(client.get("/" + grid_url(run.folder)).content))
+    assert fewer.width == whole.width and fewer.height < whole.height
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["runs/cat/dataset", "runs/cat/", "runs/cat/sample", "runs/cat/cat-state", "runs/cat/dataset/picture1.png"]
+    + ["drafts/cat/sample", "runs/..%2f/sample", "runs/nobody/sample", "runs/linked/sample"],
+)
+def test_nothing_else_comes_as_one_picture(client, outputs, tmp_path, path):
+    run = FakeRun(tmp_path / "elsewhere", "linked")
+    run.sample()
+    (outputs / "linked").symlink_to(run.folder.path)
+    assert client.get(f"/files/{path}?grid").status_code == 404

@@ -240,6 +240,7 @@ def addresses(app: AppTest) -> dict[str, str]:
 
 def test_samples_and_states_are_to_be_had_as_one_file(ended):
     assert addresses(tab("samples"))["All as a zip"] == "files/runs/cat/sample?zip"
+    assert addresses(tab("samples"))["As one picture"] == "files/runs/cat/sample?grid"
     assert addresses(tab("checkpoints"))["Download"] == "files/runs/cat/cat-000004-state?zip"
 
 

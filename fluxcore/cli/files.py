@@ -1,4 +1,4 @@
-"""`export`, `import`, `convert`: configs and LoRA files in other forms."""
+"""`export`, `import`, `convert`, `samples`: configs, LoRA files and samples in other forms."""
 
 from __future__ import annotations
 
@@ -31,11 +31,7 @@ def export(
     if file is None:
         say(text.decode())
     else:
-        try:
-            write_atomic(file.absolute(), text + b"\n")
-        except OSError as error:
-            raise UserError(f"{file} can't be written ({error.strerror})") from None
-        say(str(file))
+        _write(file, text + b"\n")
 
 
 def import_(
@@ -82,3 +78,25 @@ def convert(
         raise UserError(str(error)) from None
     note(f"{source} has {found} keys; {target} has {to} keys")
     say(str(target))
+
+
+def samples(
+    name: Name,
+    file: Annotated[Path, typer.Argument(metavar="FILE.png", help="The picture to write.", show_default=False)],
+    outputs: Outputs = None,
+) -> None:
+    """A run's samples as one picture: a row for each prompt, a column for each step (`sample` draws new ones)."""
+    if file.suffix.lower() != ".png":
+        raise UserError(f"the picture is a PNG: give {file.name!r} the ending .png")
+    from fluxcore.runs.sample_grid import sample_grid
+
+    _write(file, sample_grid(*load_run(outputs_folder(outputs), name)))
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write the file and print its name. Raises UserError where it can't be written."""
+    try:
+        write_atomic(file.absolute(), data)
+    except OSError as error:
+        raise UserError(f"{file} can't be written ({error.strerror})") from None
+    say(str(file))

@@ -50,6 +50,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "export": files.export,
     "import": files.import_,
     "convert": files.convert,
+    "samples": files.samples,
     "publish": publish.publish,
     "delete": remove.delete,
     "prune": remove.prune,

@@ -60,6 +60,8 @@ in SQL.
 
 While a run trains, its page's Sample now and Save now (or `./fluxgym sample NAME`, `./fluxgym save NAME`) have the
 prompts drawn, or the LoRA and a state written, after the present step. Neither changes what is trained.
+`./fluxgym samples NAME FILE.png`, or *As one picture* beside a run's samples, puts all of them into one: a row for each
+prompt, a column for each of at most twelve steps.
 
 ## When something does not fit
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fluxcore.models.registry import BaseModel
 from fluxcore.runs import RunFolder, RunState
+from fluxcore.runs.samples import by_prompt, drawn, sample_file
 from fluxcore.training.prompts import parse_prompt
 
 MARK = (
@@ -32,12 +33,8 @@ TOLD = {
 
 def newest_samples(folder: RunFolder, state: RunState) -> list[tuple[str, Path]]:
     """The newest sample of each prompt, in the prompts' order: the prompt without its flags, and its file."""
-    newest: dict[int, tuple[str, Path]] = {}
-    for sample in state.samples:
-        file = folder.inside(str(sample.get("path") or ""))
-        if file is not None and file.is_file():
-            newest[int(sample.get("index") or 0)] = (_text(str(sample.get("prompt") or "")), file)
-    return [newest[index] for index in sorted(newest)]
+    newest = [line[-1] for line in by_prompt(drawn(folder, state)).values()]
+    return [(_text(str(one.get("prompt") or "")), file) for one in newest if (file := sample_file(folder, one))]
 
 
 def model_card(

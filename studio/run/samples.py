@@ -3,61 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
 from fluxcore.runs import best_weights
+from fluxcore.runs.samples import Sample, by_prompt, drawn, index_of, sample_file, spread, step_of
 
 from .. import dialogs, look, words
-from ..files import run_url, zip_url
+from ..files import grid_url, run_url, zip_url
 from ..live import LiveRun, live_runs
 
-MOST_STEPS = 12
 FEW_PROMPTS = 2
-Sample = dict[str, Any]
 
 _clicks = st.components.v2.component("fluxgym_samples", js=Path(__file__).with_name("samples.js").read_text("utf-8"))
-
-
-def drawn(run: LiveRun) -> list[Sample]:
-    """Samples whose file is there, in order of steps; where a resume drew a step again, the later attempt's."""
-    kept: dict[tuple[int, int], Sample] = {}
-    for sample in run.state.samples:
-        if _is_there(run, sample):  # a restart and a resume move what they leave behind
-            kept[step_of(sample), index_of(sample)] = sample
-    return [sample for _, sample in sorted(kept.items(), key=lambda item: item[0])]
-
-
-def step_of(sample: Sample) -> int:
-    """After how many steps it was drawn."""
-    return int(sample.get("step") or 0)
-
-
-def index_of(sample: Sample) -> int:
-    """Which of the prompts it shows."""
-    return int(sample.get("index") or 0)
 
 
 def newest(run: LiveRun) -> None:
     """The newest sample of each prompt, with the first one beside it where the run draws few prompts."""
     open_large([run.name])
-    found = drawn(run)
-    by_prompt = _by_prompt(found)
-    if not by_prompt:
+    found = drawn(run.folder, run.state)
+    lines = by_prompt(found)
+    if not lines:
         _none(run)
         return
-    if len(by_prompt) <= FEW_PROMPTS:
+    if len(lines) <= FEW_PROMPTS:
         _before_and_after(run, found, step_of(found[-1]))
         return
-    items = [_item(run, line[-1], f"step {step_of(line[-1]):,}") for line in by_prompt.values()]
+    items = [_item(run, line[-1], f"step {step_of(line[-1]):,}") for line in lines.values()]
     st.html(look.pictures(items, 190))
 
 
 def show(run: LiveRun) -> None:
     """The tab: a slider over the steps, each prompt before and at that step, then prompt × step."""
     open_large([run.name])
-    found = drawn(run)
+    found = drawn(run.folder, run.state)
     if not found:
         _none(run)
         return
@@ -76,6 +55,13 @@ def show(run: LiveRun) -> None:
         )
         st.link_button(
             "All as a zip", zip_url(run.folder, run.folder.samples.name), key="samples-zip", icon=":material/download:"
+        )
+        st.link_button(
+            "As one picture",
+            grid_url(run.folder),
+            key="samples-grid",
+            icon=":material/grid_on:",
+            help="A row for each prompt, a column for each step: a PNG",
         )
     _before_and_after(run, found, at)
     if len(steps) > 1:
@@ -98,7 +84,7 @@ def slider(steps: list[int], key: str) -> int:
 def _before_and_after(run: LiveRun, found: list[Sample], at: int) -> None:
     best = best_weights(run.folder, run.state)
     rows = []
-    for line in _by_prompt(found).values():
+    for line in by_prompt(found).values():
         chosen = next((sample for sample in reversed(line) if step_of(sample) <= at), line[0])
         alike = [sample for sample in line if sample.get("seed") == chosen.get("seed")]
         shown = {step_of(alike[0]): "before" if step_of(alike[0]) == 0 else f"step {step_of(alike[0]):,}"}
@@ -118,9 +104,9 @@ def _nearest(line: list[Sample], step: int) -> Sample:
 
 
 def _grid(run: LiveRun, found: list[Sample], steps: list[int]) -> None:
-    shown = _spread(steps)
+    shown = spread(steps)
     lines = []
-    for line in _by_prompt(found).values():
+    for line in by_prompt(found).values():
         at = {step_of(sample): sample for sample in line}
         cells = [_item(run, at[step], "") if step in at else None for step in shown]
         lines.append((str(line[-1].get("prompt") or "no prompt"), cells))
@@ -145,7 +131,7 @@ def open_large(names: list[str]) -> None:
 
 def _of_address(names: list[str], address: str) -> tuple[LiveRun, Sample] | None:
     for run in [run for name in names if (run := live_runs().get(name))]:
-        for sample in drawn(run):
+        for sample in drawn(run.folder, run.state):
             if run_url(run.folder, str(sample["path"])) == address:
                 return run, sample
     return None
@@ -157,12 +143,12 @@ def large(name: str, at: int, index: int = -1) -> None:
     It begins at a step, and at the prompt of that `index` where there is one.
     """
     run = live_runs().get(name)
-    found = drawn(run) if run else []
+    found = drawn(run.folder, run.state) if run else []
     if run is None or not found:
         st.caption("There are no samples.")
         return
-    by_prompt = _by_prompt(found)
-    prompts, steps = list(by_prompt), sorted({step_of(sample) for sample in found})
+    lines = by_prompt(found)
+    prompts, steps = list(lines), sorted({step_of(sample) for sample in found})
     place = st.session_state.setdefault("sample.place", {})
     if place.get("asked") != (name, at, index):
         place.update(
@@ -174,7 +160,7 @@ def large(name: str, at: int, index: int = -1) -> None:
         place["step"] = steps[max(0, min(len(steps) - 1, now + step))]
         place["prompt"] = (place["prompt"] + prompt) % len(prompts)
 
-    line = by_prompt[prompts[place["prompt"] % len(prompts)]]
+    line = lines[prompts[place["prompt"] % len(prompts)]]
     sample = next((one for one in reversed(line) if step_of(one) <= place["step"]), line[0])
     path, prompt = str(sample["path"]), str(sample.get("prompt") or "")
     st.html(look.picture(run_url(run.folder, path), run_url(run.folder, path), prompt, large=True))
@@ -196,7 +182,7 @@ def large(name: str, at: int, index: int = -1) -> None:
 def last_picture(run: LiveRun, width: int = 192) -> tuple[str, str] | None:
     """The address of the newest sample, small, and its prompt; None where there is none."""
     for sample in reversed(run.state.samples):
-        if _is_there(run, sample):
+        if sample_file(run.folder, sample):
             return run_url(run.folder, str(sample["path"]), width), str(sample.get("prompt") or "")
     return None
 
@@ -222,24 +208,6 @@ def _none(run: LiveRun) -> None:
 def attempt_lives(run: LiveRun) -> bool:
     """Whether a training is under way that can be asked for samples."""
     return run.state.live_attempt is not None
-
-
-def _by_prompt(found: list[Sample]) -> dict[int, list[Sample]]:
-    by_prompt: dict[int, list[Sample]] = {}
-    for sample in found:
-        by_prompt.setdefault(index_of(sample), []).append(sample)
-    return dict(sorted(by_prompt.items()))
-
-
-def _spread(steps: list[int]) -> list[int]:
-    if len(steps) <= MOST_STEPS:
-        return steps
-    return [steps[round(i * (len(steps) - 1) / (MOST_STEPS - 1))] for i in range(MOST_STEPS)]
-
-
-def _is_there(run: LiveRun, sample: Sample) -> bool:
-    file = run.folder.inside(str(sample.get("path") or ""))
-    return file is not None and file.is_file()
 
 
 def _item(run: LiveRun, sample: Sample, line: str) -> tuple[str, str, str, str]:
