@@ -30,8 +30,11 @@ ONCE = (("fluxcore.models.registry", "_outputs", None), ("studio.access", "_is_g
 
 @pytest.fixture(autouse=True)
 def nothing_is_for_all_tests() -> Iterator[None]:
-    """What one test's program said holds for no other one."""
+    """What one test's program said holds for no other one, nor is a page that was drawn the program itself: processes
+    that a later test forks would run it."""
+    program = sys.modules["__main__"]
     yield
+    sys.modules["__main__"] = program
     for module, name, value in ONCE:
         if module in sys.modules:
             setattr(sys.modules[module], name, value)

@@ -86,7 +86,7 @@ def test_no_live_page_no_phone_and_no_dialog_has_a_serious_fault(make_gym, tmp_p
             page.wait_for_timeout(300)
             found += faults(page, f"the dialog {item} in the dark", "color-contrast")
             page.emulate_media(color_scheme="light")
-            page.keyboard.press("Escape")
+            dialog.get_by_role("button", name="Close").click()
             dialog.wait_for(state="detached")
         page.goto(f"{gym.url}/run?name=tulips&tab=samples")
         settle(page)
