@@ -220,7 +220,6 @@ def peer(case: Case, script: Path, folder: Path) -> Job:
         "learning_rate": "1e-4",
         "lr_warmup_steps": 0,
         "mixed_precision": "no",
-        "repeats": 100,
         "seed": 1,
     }
     command = [sys.executable, "-m", "benchmarks.training.peer", str(script.absolute()), "--cache_latents"]
