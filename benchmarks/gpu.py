@@ -2,8 +2,11 @@
 
 What a step costs and takes does not depend on what the weights say, so none are downloaded. For each memory preset that
 the GPU has room for: pictures a second of the trainer's own step, the same by a bare forward-backward-clip-update loop
-over the same held transformer, and the allocator's peak beside what `./fluxgym plan` computes. `--base flux-mini --cpu`
-tries the command itself on a machine without a GPU.
+over the same held transformer, and the allocator's peak beside what `./fluxgym plan` computes.
+
+`--diffusers PATH` adds whole jobs of the trainer beside those of diffusers' `train_dreambooth_lora_flux.py`: the same
+base in bfloat16, pictures, rank, layers and gradient checkpointing, rounds interleaved. `--base flux-mini --cpu` tries
+the command itself on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -11,13 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.campaigns.report import Figure, show
+from benchmarks.train import IMPORTS, Case, Job, beside, finished, peer, train, use_bases
+from benchmarks.training.bare import WARM_UP as JOB_WARM_UP
 from fluxcore.config import VRAM_PRESETS, RunConfig, resolve_config
 from fluxcore.models.registry import find_model
 from fluxcore.planner.hardware import CONTEXT_BYTES, size_of
@@ -38,6 +46,8 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cpu", action="store_true", help="on the processor")
+    parser.add_argument("--diffusers", type=Path, metavar="PATH", help="diffusers' train_dreambooth_lora_flux.py")
+    parser.add_argument("--rounds", type=int, default=3, help="of the jobs beside diffusers'")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -51,6 +61,8 @@ def main() -> int:
     for preset in presets or ["24G"]:
         print(f"{preset} …", file=sys.stderr, flush=True)
         figures += _measure(preset, asked)
+    if asked.diffusers:
+        figures += _beside_diffusers(asked)
     return show(f"{find_model(asked.base).name}'s shape, random weights, {asked.resolution} px, on {title}", figures)
 
 
@@ -97,6 +109,42 @@ def _measure(preset: str, asked: argparse.Namespace) -> list[Figure]:
     )
     shown = f"{peak} GiB, planned {wanted} ({off:+.0%}); reserved {reserved}, planned {more}"
     return [*figures, Figure("  peak of the allocator", shown, "within 15%", abs(off) <= 0.15)]
+
+
+def _beside_diffusers(asked: argparse.Namespace) -> list[Figure]:
+    """Whole jobs of both trainers over one base with random weights, which takes its size of the disk meanwhile.
+
+    It is put where TMPDIR says: for FLUX.1-dev 23 GiB. diffusers' script loads it in 32 bit: 45 GiB of host memory.
+    """
+    if asked.cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    tokens = find_model(asked.base).tokens
+    with tempfile.TemporaryDirectory(prefix="fluxgym-bench-") as place:
+        base = Path(place) / "random"
+        case = Case(
+            f"{asked.base}, batch {asked.batch}, beside diffusers'",
+            base,
+            asked.resolution,
+            asked.batch,
+            asked.steps + JOB_WARM_UP,
+            text_tokens=tokens,
+            precision="no" if asked.cpu else "bf16",
+            checkpointing=True,
+            on_gpu=not asked.cpu,
+        )
+        try:
+            finished([sys.executable, "-m", "benchmarks.training.base", str(base), "--shape", asked.base])
+            use_bases([base], tokens, Path(place))
+            imports = 0.0 if case.on_gpu else finished([sys.executable, "-c", IMPORTS])[1]
+            ours, theirs = list[Job](), list[Job]()
+            for number in range(asked.rounds):
+                print(f"beside diffusers': round {number + 1} of {asked.rounds}", file=sys.stderr, flush=True)
+                ours.append(train(case, Path(place) / f"ours-{number}"))
+                theirs.append(peer(case, asked.diffusers, Path(place) / f"theirs-{number}"))
+        except SystemExit as error:  # one of the processes failed; the presets' figures are shown nevertheless
+            return [Figure(case.name, f"failed: {str(error).strip().splitlines()[-1]}", "", False)]
+    speed = statistics.median(job.steps_per_second for job in ours)
+    return [Figure(f"{case.name}: steps/s", f"{speed:.3g}"), *beside(case, ours, theirs, imports, targets=False)]
 
 
 def child(preset: str, asked: argparse.Namespace) -> dict[str, Any]:

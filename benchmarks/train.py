@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks.campaigns.report import Figure, show
+from benchmarks.training import GPU_PEAK
 from benchmarks.training.bare import WARM_UP
 from fluxcore.config import resolve_config
 from fluxcore.dataset import copy_dataset
@@ -41,17 +42,22 @@ LAYERS = (
 )
 """Those that FluxGym trains, as the script takes them."""
 _BAR = re.compile(r"Steps:\s+\d+%.*?(\d+)/\d+")
+_GPU_PEAK = re.compile(rf"{GPU_PEAK} (\d+)")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: a base model's folder, picture size (of a square), batch size and steps."""
+    """What is trained: a base model's folder, picture size (of a square), batch size and steps; and how."""
 
     name: str
     base: Path
     resolution: int
     batch: int
     steps: int
+    text_tokens: int = TEXT_TOKENS
+    precision: str = "no"
+    checkpointing: bool = False
+    on_gpu: bool = False
 
     @property
     def tokens(self) -> int:
@@ -61,7 +67,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Job:
-    """One process that trained: seconds from its start, peak memory in MiB."""
+    """One process that trained: seconds from its start, peak memory in MiB (of the GPU where it trained on one)."""
 
     steps_per_second: float
     first_step: float
@@ -81,9 +87,7 @@ def main() -> int:
         mini, large = Path(place) / "mini", Path(place) / "large"
         finished([sys.executable, "-m", "benchmarks.training.base", str(mini)])
         finished([sys.executable, "-m", "benchmarks.training.base", str(large), "--large"])
-        entries = [f'[{base.name}-base]\npath = "{base}"\ntokens = {TEXT_TOKENS}\n' for base in (mini, large)]
-        (Path(place) / "models.toml").write_text("\n".join(entries))
-        os.environ[OWN_VARIABLE] = str(Path(place) / "models.toml")
+        use_bases([mini, large], TEXT_TOKENS, Path(place))
         tenth = max(2 * WARM_UP, asked.steps // 10)
         cases = {
             "batch-1": Case("flux-mini, batch 1", mini, 64, 1, asked.steps),
@@ -95,6 +99,13 @@ def main() -> int:
             if asked.case in (None, name):  # each is shown when it is done: the large one takes long
                 missed |= show("the trainer", measure(case, asked.rounds, asked.diffusers, Path(place)))
     return missed
+
+
+def use_bases(bases: list[Path], tokens: int, place: Path) -> None:
+    """Give the trainings to come these folders as base models, each called as its folder with `-base` behind."""
+    entries = [f'[{base.name}-base]\npath = "{base}"\ntokens = {tokens}\n' for base in bases]
+    (place / "models.toml").write_text("\n".join(entries))
+    os.environ[OWN_VARIABLE] = str(place / "models.toml")
 
 
 def measure(case: Case, rounds: int, script: Path | None, place: Path) -> list[Figure]:
@@ -124,24 +135,33 @@ def measure(case: Case, rounds: int, script: Path | None, place: Path) -> list[F
         )
         figures.append(Figure("  process's start → first step, warm caches", shown, "6 s", first <= 6))
     if theirs:
-        pairs = list(zip(ours, theirs, strict=True))
-        faster = statistics.median(own.steps_per_second / other.steps_per_second for own, other in pairs)
-        wanted = 1.15 if mini and case.batch == 1 else None
-        speed = statistics.median(job.steps_per_second for job in theirs)
-        figures.append(_more("  steps/s by diffusers' script's", f"{faster:.2f} ({speed:.1f}/s)", faster, wanted))
+        figures += beside(case, ours, theirs, imports)
         if compiled:
             faster = statistics.median(
                 own / other.steps_per_second for own, other in zip(compiled, theirs, strict=True)
             )
             shown = f"{faster:.2f} ({statistics.median(compiled):.1f}/s)"
             figures.append(_more("  the same, blocks compiled, without the warm-up", shown, faster, 1.5))
-        whole = statistics.median(own.whole / other.whole for own, other in pairs)
-        shown = f"{whole:.2f} ({statistics.median(job.whole for job in ours):.1f} s)"
-        figures.append(_less(f"  wall time of {case.steps} steps by theirs", shown, whole, 0.7 if mini else None))
-        above = statistics.median((own.peak - imports) / (other.peak - imports) for own, other in pairs)
-        shown = f"{above:.2f} ({statistics.median(job.peak for job in ours) - imports:.0f} MiB)"
-        figures.append(_less("  peak memory, less the imports, by theirs", shown, above, None if mini else 0.8))
     return figures
+
+
+def beside(case: Case, ours: list[Job], theirs: list[Job], imports: float, *, targets: bool = True) -> list[Figure]:
+    """Our jobs by those of diffusers' script, round by round; `imports`: MiB of memory that count for neither."""
+    pairs, mini = list(zip(ours, theirs, strict=True)), case.resolution == 64
+    faster = statistics.median(own.steps_per_second / other.steps_per_second for own, other in pairs)
+    speed = statistics.median(job.steps_per_second for job in theirs)
+    whole = statistics.median(own.whole / other.whole for own, other in pairs)
+    less = statistics.median((own.peak - imports) / (other.peak - imports) for own, other in pairs)
+    seconds, peak = (statistics.median(values) for values in zip(*((job.whole, job.peak) for job in ours), strict=True))
+    memory = "peak of the allocator" if case.on_gpu else "peak memory, less the imports,"
+    fast, short, small = (1.15 if mini and case.batch == 1 else None), (0.7 if mini else None), (None if mini else 0.8)
+    if not targets:
+        fast = short = small = None
+    return [
+        _more("  steps/s by diffusers' script's", f"{faster:.2f} ({speed:.3g}/s)", faster, fast),
+        _less(f"  wall time of {case.steps} steps by theirs", f"{whole:.2f} ({seconds:.1f} s)", whole, short),
+        _less(f"  {memory} by theirs", f"{less:.2f} ({peak - imports:.0f} MiB)", less, small),
+    ]
 
 
 def _more(what: str, shown: str, value: float, wanted: float | None) -> Figure:
@@ -169,9 +189,9 @@ def train(case: Case, outputs: Path, attempt: int = 1, compile: str = "off") -> 
         "learning_rate": "1e-4",
         "enable_checkpointing": False,
         "save_every_n_epochs": 0,
-        "mixed_precision": "no",
+        "mixed_precision": case.precision,
         "save_precision": "float",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": case.checkpointing,
         "fp8_base": False,  # as both others hold it: unpacking 8 bits takes a CPU half of a small step
         "compile": compile,
     }
@@ -182,8 +202,11 @@ def train(case: Case, outputs: Path, attempt: int = 1, compile: str = "off") -> 
     command = [sys.executable, "-m", "fluxcore.training", "--outputs", str(outputs), "--run", "bench"]
     whole, peak = finished([*command, "--attempt", str(attempt)])
     events = [event for event in read_events(outputs / "bench") if event.attempt == attempt]
-    at = [event.time.timestamp() for event in events if event.type == "train.step"]
+    steps = [event for event in events if event.type == "train.step"]
+    at = [event.time.timestamp() for event in steps]
     assert len(at) == case.steps
+    if case.on_gpu:
+        peak = steps[-1].data["memory_gib"] * 1024
     return Job((len(at) - WARM_UP) / (at[-1] - at[WARM_UP - 1]), at[0] - begun, whole, peak)
 
 
@@ -198,7 +221,10 @@ def bare(case: Case) -> float:
 
 
 def peer(case: Case, script: Path, folder: Path) -> Job:
-    """One job of diffusers' script; its steps are timed by its own progress bar."""
+    """One job of diffusers' script; its steps are timed by its own progress bar.
+
+    No `--repeats`: it would encode each picture so many times before the first step, and keep them all.
+    """
     folder.mkdir()
     pictures = folder / "pictures"
     pictures.mkdir()
@@ -215,14 +241,15 @@ def peer(case: Case, script: Path, folder: Path) -> Job:
         "rank": RANK,
         "lora_alpha": RANK,
         "lora_layers": LAYERS,
-        "max_sequence_length": TEXT_TOKENS,
+        "max_sequence_length": case.text_tokens,
         "checkpointing_steps": 10**6,
         "learning_rate": "1e-4",
         "lr_warmup_steps": 0,
-        "mixed_precision": "no",
+        "mixed_precision": case.precision,
         "seed": 1,
     }
     command = [sys.executable, "-m", "benchmarks.training.peer", str(script.absolute()), "--cache_latents"]
+    command += ["--gradient_checkpointing"] if case.checkpointing else []
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     started = time.perf_counter()
@@ -236,9 +263,10 @@ def peer(case: Case, script: Path, folder: Path) -> Job:
     if process.returncode:
         raise SystemExit(f"diffusers' script failed:\n{said[-3000:]}")
     whole = time.perf_counter() - started
+    on_gpu = _GPU_PEAK.search(said)
     timed = [(step, at) for step, at in seen if step >= WARM_UP]
     speed = (timed[-1][0] - timed[0][0]) / (timed[-1][1] - timed[0][1])
-    return Job(speed, seen[0][1] - started, whole, used.ru_maxrss / 1024)
+    return Job(speed, seen[0][1] - started, whole, int(on_gpu[1]) / 2**20 if on_gpu else used.ru_maxrss / 1024)
 
 
 def _bars(stream: IO[bytes]) -> tuple[list[tuple[int, float]], str]:

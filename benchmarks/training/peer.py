@@ -7,6 +7,7 @@ Its pictures are made into tensors once, before the steps that are timed.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import random
 import runpy
@@ -18,6 +19,8 @@ from typing import Any
 import numpy
 import torch
 from PIL import Image
+
+from benchmarks.training import GPU_PEAK
 
 
 class InterpolationMode(Enum):
@@ -111,8 +114,15 @@ def stand_in() -> None:
         sys.modules[module.__name__] = module
 
 
+def say_peak() -> None:
+    """What the allocator had at most, where there is a GPU."""
+    if torch.cuda.is_initialized():
+        print(f"\n{GPU_PEAK} {torch.cuda.max_memory_allocated()}", file=sys.stderr, flush=True)
+
+
 if __name__ == "__main__":
     if importlib.util.find_spec("torchvision") is None:
         stand_in()
+    atexit.register(say_peak)
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
