@@ -8,7 +8,6 @@ the backward pass: autograd keeps none of it. torchao quantises; it runs on a CP
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 from fluxcore.errors import UserError
 
 from .held import Held, swapped_blocks
+from .hidden import show
 
 NF4_VALUES = 64 * 256
 """NF4's blocks of blocks: a weight whose count is no multiple of it stays as it is."""
@@ -72,8 +72,7 @@ def quantised(weight: torch.Tensor, held: Held) -> torch.Tensor:
     """`weight` (out, in) as it is to be held. Raises UserError without torchao."""
     if held == "none" or (held == "nf4" and weight.numel() % NF4_VALUES):
         return weight
-    if sys.modules.get("torchao", weight) is None:  # loading.py hides it from diffusers and peft: it takes a second
-        del sys.modules["torchao"]
+    show("torchao")
     logging.getLogger("torchao").setLevel(logging.ERROR)  # kernels that it has not been built for, and that no one asks
     try:
         from torchao.quantization import Float8Tensor, Int8Tensor, PerRow, to_nf4

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .hidden import hide_seldom_needed
+
 # Their notices and bars are for notebooks; train.log is read by people. Set before the imports, where it is read.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which of its optional kernels are not installed
-# Only a quantised base needs torchao (frozen.py); diffusers and peft would import it for a second each time. Where they
-# have been imported already (a notebook), they have looked for it and count on it.
-if not {"diffusers", "peft", "transformers"} & sys.modules.keys():
-    sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
+hide_seldom_needed()
 
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
+
+from fluxcore.models.hidden import hide_seldom_needed
 
 if TYPE_CHECKING:
     from fluxcore.config import RunConfig
 
-# Before diffusers looks for it: models/loading.py says why, and `optimizers.py` alone would import diffusers first.
-sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
+hide_seldom_needed()  # before any of the trainer's modules imports diffusers
 
 
 def check(config: RunConfig) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -89,11 +91,15 @@ def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool], ranks:
 def leave(code: int) -> NoReturn:
     """End with `code`, whatever comes now.
 
-    Python takes its handlers of signals away before it clears its memory, which takes a training a while: a TERM then
-    would end one that is done as one that was stopped.
+    What is registered for the end is done; Python's clearing of its memory is left to the system: it takes more than a
+    second. It would take the handlers of signals away first, so that a TERM ended what is done as what was stopped.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

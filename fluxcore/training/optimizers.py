@@ -5,6 +5,7 @@ Each optimizer is from the library that its authors keep; what isn't installed i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fluxcore.config import RunConfig
 from fluxcore.config.arguments import parse_optimizer_args
+from fluxcore.models.hidden import show
 
 from .failures import Exit, TrainingError
 
@@ -41,6 +43,8 @@ def make_optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> t
     if name.startswith("paged_") and not all(parameter.is_cuda for parameter in parameters):
         raise _refused(f"optimizer_type {name} needs an NVIDIA GPU, whose memory it shares: choose adamw8bit")
     module, attribute, package, arguments = _LIBRARIES[name]
+    show(package)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which of its optional kernels are not installed
     try:
         kind: Callable[..., torch.optim.Optimizer] = getattr(import_module(module), attribute)
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
