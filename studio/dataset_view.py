@@ -224,9 +224,9 @@ def _caption_key(draft: Draft, picture: Picture) -> str:
 def put_back(draft: Draft, picture: Picture, text: str) -> None:
     """Keep a caption that was typed in an earlier session, as if it were typed now."""
     widget = _caption_key(draft, picture)
-    typing_saver.was_put_back(widget, picture.caption or "")
     st.session_state[widget], st.session_state[f"seen.{widget}"] = text, picture.caption or ""
     _captioned(picture, widget)
+    typing_saver.was_put_back(widget, picture.caption or "")
 
 
 def say_overwritten(picture: Picture, stood: str) -> None:

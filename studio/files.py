@@ -44,7 +44,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".we
 def routes(outputs: Path, base: str = "") -> list[Route]:
     """The file routes over one outputs folder, below the server's base path."""
     thumbnails = ThumbnailCache(CACHE_BYTES)
-    one_at_a_time = anyio.CapacityLimiter(1)  # a grid takes up to 200 MiB while it is made
+    one_at_a_time = anyio.CapacityLimiter(1)  # a grid takes a hundred MiB and more while it is made
 
     async def serve(request: Request) -> Response:
         parts = request.path_params

@@ -248,8 +248,9 @@ def put_back(draft: Draft, name: str, text: str) -> None:
     except ValueError:  # half typed: no number yet
         return
     if value == _for_widget(name, value):
-        typing_saver.was_put_back(key(name), _for_widget(name, draft.values.get(name)))
+        stood = _for_widget(name, draft.values.get(name))
         _set(draft, name, value)
+        typing_saver.was_put_back(key(name), stood)
 
 
 def is_typed(name: str) -> bool:

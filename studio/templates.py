@@ -242,7 +242,7 @@ def _apply_command(draft: Draft) -> None:
         config, given = read_command(st.session_state["command.text"], draft.values)
         values = {name: value for name, value in config.model_dump().items() if name != "resume_from_checkpoint"}
         take(draft, values, "The settings are those of the command; the pictures are these.")
-        draft.edit({}, touched={"lora_name", *given, *draft.changed()}, forget=True)
+        draft.edit({}, touched={"lora_name", "base_model", "vram", *given, *draft.changed()}, forget=True)
 
     _use_text(draft, "command.text", use)
 

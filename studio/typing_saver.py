@@ -72,8 +72,8 @@ def was_put_back(widget: str, stood: Any) -> None:
 
 
 def is_stale(widget: str) -> bool:
-    """Whether what the browser says of a widget is of before it was put back."""
-    stood, until = st.session_state.get(_STALE, {}).get(widget, (None, 0.0))
+    """Whether what the browser says of a widget, the first time after it was put back, is of before that."""
+    stood, until = st.session_state.get(_STALE, {}).pop(widget, (None, 0.0))
     return time.monotonic() < until and bool(st.session_state[widget] == stood)
 
 

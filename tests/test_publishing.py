@@ -13,7 +13,7 @@ from fluxcore.models.registry import find_model
 from fluxcore.publishing import PublishError, Wish, check_wish, publish, publishable, publishing
 from fluxcore.publishing.card import MARK, model_card, newest_samples
 from fluxcore.publishing.hub import send
-from fluxcore.runs import load_run
+from fluxcore.runs import RunError, load_run
 from tests.fake_hub import COMMIT, fake_hub
 from tests.fake_runs import PROMPTS, FakeRun
 from tests.place import wait_until
@@ -105,11 +105,24 @@ def test_a_card_that_a_person_has_made_their_own_stays(run, hub):
 
 def test_what_is_public_gets_nothing_that_was_meant_to_be_private(run, hub):
     hub.files["me/cat"], hub.private["me/cat"] = {}, False
-    with pytest.raises(PublishError, match="me/cat is there already and public: choose public, or another name"):
+    with pytest.raises(PublishError, match="me/cat is there already and public: choose public, or take another name"):
         send(run.folder.path.parent, "cat", wish(), "cli", lambda *at: None)
     assert hub.files["me/cat"] == {} and hub.blobs == {}
+    hub.private["me/cats"], hub.files["me/cats"] = True, {}
+    with pytest.raises(PublishError, match="me/cats is there already and private: make it public on the Hub"):
+        send(run.folder.path.parent, "cat", wish(repo="cats", public=True), "cli", lambda *at: None)
     send(run.folder.path.parent, "cat", wish(public=True), "cli", lambda *at: None)
     assert load_run(run.folder.path.parent, "cat")[1].published["private"] is False
+
+
+def test_what_is_published_and_can_not_be_written_down_is_said_to_be_there(run, hub, monkeypatch):
+    def full(*_: object) -> None:
+        raise RunError("the event log of cat can't be written")
+
+    monkeypatch.setattr("fluxcore.publishing.hub.append_event", full)
+    with pytest.raises(PublishError, match=r"it stands at \S+/me/cat, but the run doesn't know of it"):
+        send(run.folder.path.parent, "cat", wish(), "cli", lambda *at: None)
+    assert hub.commits
 
 
 def test_each_refusal_says_what_to_do(run, hub, monkeypatch):
@@ -151,9 +164,12 @@ def test_the_card_says_only_what_is_known_and_nothing_in_it_is_markup(run, tmp_p
     assert "| Steps | 120 |" in card and "| Learning rate | 8e-4 |" in card
     assert "Use `a: b ---` in the prompt." in card
     mini = model_card("me/cat", "cat.safetensors", state, find_model("flux-mini"), [])
-    assert "license: apache-2.0" in mini and "base_model" not in mini
+    assert "license: apache-2.0" in mini and "base_model" not in mini and "diffusers:" not in mini
     mirror = model_card("me/cat", "cat.safetensors", state, find_model("flux-dev-mirror"), [])
-    assert "base_model: black-forest-labs/FLUX.1-dev" in mirror
+    assert (
+        "base_model: black-forest-labs/FLUX.1-dev" in mirror
+        and "from_pretrained('black-forest-labs/FLUX.1-dev'" in mirror
+    )
 
 
 def test_the_command_prints_the_address(run, hub, capsys):
@@ -185,15 +201,15 @@ def test_the_page_asks_sends_and_says_where_it_stands(run, hub, tmp_path, monkey
     assert wait_until(lambda: (job := publishing(outputs, "cat")) and job.state != "running", seconds=60)
     assert publishing(outputs, "cat").state == "done", publishing(outputs, "cat").message
     app = open_page("run", name="cat")
-    assert "is on the Hugging Face Hub as [me/my\\-cat]" in text(app) and "only your account sees it" in text(app)
+    assert "is on the Hugging Face Hub as [me/my\\-cat]" in text(app) and ", private; " in text(app)
 
     hub.may_write = False
     publish(outputs, "cat", wish(repo="me/other"), "app")
     assert wait_until(lambda: publishing(outputs, "cat").state == "failed", seconds=60)
     app = open_page("run", name="cat")
-    assert "It was not published: the token may not write me/other" in text(app).replace("\\", "")
+    assert "Publishing: the token may not write me/other" in text(app).replace("\\", "")
     app.button(key="publish-understood").click().run()
-    assert "It was not published" not in text(app)
+    assert "Publishing: " not in text(app)
     monkeypatch.delenv("HF_TOKEN")
     app.button(key="run-publish").click().run()
     assert "Publishing needs a token" in text(app).replace("\\", "")

@@ -22,6 +22,7 @@ def _told(outputs: str, draft_id: str, typed: dict) -> None:
     put_back(draft, typed)
     for text in st.session_state.get("typed.said", []):
         st.text(text)
+    st.caption(", ".join(sorted(st.session_state["typed.kept"])))
 
 
 def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
@@ -33,6 +34,7 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
         "form.concept_sentence": {"base": "p", "past": ["p3"], "text": "p3t"},
         "form.lora_name": {"base": "", "past": ["cat"], "text": "cats"},  # its own word was kept, and nobody said so
         "form.seed": {"base": "1", "text": "7"},
+        "form.resolution": {"base": "1", "text": str(draft.values["resolution"])},  # it is on the disk already
         "form.network_dropout": {"base": "0", "text": "0,"},  # half typed
         "form.base_model": {"base": "flux-dev", "text": "nonsense"},  # it is chosen, not typed
         "form.nothing": {"base": "", "text": "x"},
@@ -47,6 +49,8 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
     changed = {name: value for name, value in after.items() if value != before[name]}
     assert changed == {"concept_sentence": "p3t", "lora_name": "cats", "seed": 7}
     assert read_caption(draft.dataset / "one.png") == "a cat on a sofa"
+    acknowledged = "Caption of one.png, form.concept_sentence, form.lora_name, form.resolution, form.seed"
+    assert app.caption[0].value == acknowledged
     assert [one.value for one in app.text] == [
         "Another tab had set Trigger word to “c4t”; what you set here stands now"
     ]

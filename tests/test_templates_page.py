@@ -107,9 +107,17 @@ def test_a_command_is_edited_or_put_in(outputs):
         "dog", "d0g", 'a "dog"', False
     ]  # fmt: skip
     assert values["network_dim"] != 32 and not (outputs / "dog").exists(), "nothing is run"
+    newest_draft(outputs).edit({"base_model": "flux-mini", "vram": "48G"})
+    app = open_page()
     app.text_area(key="command.text").set_value("./fluxgym start dog --set seed=7").run()
     app.button(key="command-text-apply").click().run()
-    assert (newest_draft(outputs).values["seed"], newest_draft(outputs).values["concept_sentence"]) == (7, "d0g")
+    values = newest_draft(outputs).values
+    assert [values[name] for name in ("seed", "concept_sentence", "base_model", "vram")] == [
+        7,
+        "d0g",
+        "flux-mini",
+        "48G",
+    ]
     for wrong, says in (
         ("rm -rf /", "must begin with ./fluxgym new"),
         ("./fluxgym new cat --set 'a", "not closed"),

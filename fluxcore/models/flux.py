@@ -81,8 +81,8 @@ def draw(pipeline: FluxPipeline, what: Drawing) -> Image.Image:
     # The VAE waits on the host between drawings. It comes along first: some versions of diffusers draw where the first
     # of the pipeline's parts lies.
     vae, home = pipeline.vae, pipeline.vae.device
-    vae.to(pipeline.transformer.device)
     try:
+        vae.to(pipeline.transformer.device)
         latents = pipeline(
             prompt_embeds=what.positive.sequence,
             pooled_prompt_embeds=what.positive.pooled,

@@ -125,8 +125,8 @@ def draw(pipeline: Flux2KleinPipeline, what: Drawing) -> Image.Image:
         output_type="latent",
     ).images
     vae, home = pipeline.vae, pipeline.vae.device
-    vae.to(latents.device)
     try:
+        vae.to(latents.device)
         pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
     finally:
         vae.to(home)

@@ -58,7 +58,7 @@ class Live(TorchDispatchMode):
             return  # a quantised weight: its inner tensors were seen when they were made
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
+        if key in self._seen or not size:
             return
 
         number = len(self._changes)

@@ -64,16 +64,14 @@ def model_card(
     if pictures:
         parts.append("<Gallery />")
     parts.append(f"## Trigger word\n\nUse `{trigger}` in the prompt." if trigger else "## Trigger word\n\nIt has none.")
-    parts.append(
-        f"## Use\n\nComfyUI, Forge, InvokeAI and others take the file [{file}]({file}) as a LoRA. With diffusers:\n\n"
-        f"{_snippet(repo, file, trigger, model)}"
-    )
+    parts.append(f"## Use\n\nComfyUI, Forge, InvokeAI and others take the file [{file}]({file}) as a LoRA.")
+    if model is not None and model.hub_name:
+        parts.append(f"With diffusers:\n\n{_snippet(repo, file, trigger, model.hub_name)}")
     parts.append("## Training\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {a} | {b} |" for a, b in _told(file, state)))
     return "\n\n".join(parts) + "\n"
 
 
-def _snippet(repo: str, file: str, trigger: str, model: BaseModel | None) -> str:
-    base = (model.hub_name if model else "") or "black-forest-labs/FLUX.1-dev"
+def _snippet(repo: str, file: str, trigger: str, base: str) -> str:
     return (
         "```python\nimport torch\nfrom diffusers import DiffusionPipeline\n\n"
         f"pipe = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.bfloat16).to('cuda')\n"

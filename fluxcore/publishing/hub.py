@@ -6,13 +6,14 @@ All of it becomes one commit: the repository has the whole LoRA or nothing new.
 from __future__ import annotations
 
 import argparse
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fluxcore.jobs import working
 from fluxcore.models.registry import BaseModel, ModelNotFound, find_model, use_outputs
-from fluxcore.runs import load_run
+from fluxcore.runs import RunError, load_run
 from fluxcore.runs.requests import append_event
 
 from . import PublishError, Wish, check_wish
@@ -36,36 +37,44 @@ def send(outputs: Path, name: str, wish: Wish, source: str, on_progress: Progres
     hub = huggingface_hub.HfApi(endpoint=constants.ENDPOINT)
     try:
         repo = hub.create_repo(wish.repo, private=not wish.public, exist_ok=True).repo_id
-        private = bool(hub.model_info(repo).private)
-        if not private and not wish.public:
-            raise PublishError(f"{repo} is there already and public: choose public, or another name")
+        found = hub.model_info(repo)
+        private = bool(found.private)
+        if private == wish.public:
+            there, other = ("private", "make it public on the Hub") if private else ("public", "choose public")
+            raise PublishError(f"{repo} is there already and {there}: {other}, or take another name")
         files: dict[str, Any] = {wish.file: folder.path / wish.file}
         files |= {f"{PICTURES}/{file.name}": file for _, file in samples}
-        if _may_write_card(hub, repo):
+        if _may_write_card(hub, repo, found.sha):
             pictures = [(text, f"{PICTURES}/{file.name}") for text, file in samples]
             files[CARD] = model_card(repo, wish.file, state, model, pictures).encode()
         adds = [huggingface_hub.CommitOperationAdd(path, content) for path, content in files.items()]
         for done, one in enumerate(adds):  # the first one, the LoRA, is nearly all of it
             on_progress(done, len(adds))
             hub.preupload_lfs_files(repo, [one], free_memory=False)
-        commit = hub.create_commit(repo, adds, commit_message=f"{wish.file} by FluxGym")
+        # On top of what was looked at: else a card that somebody wrote meanwhile would go.
+        commit = hub.create_commit(repo, adds, commit_message=f"{wish.file} by FluxGym", parent_commit=found.sha)
     except PublishError:
         raise
     except Exception as error:
         raise _explained(wish.repo, error) from error
     on_progress(len(adds), len(adds))
     url = f"{constants.ENDPOINT}/{repo}"
-    found = {"repo": repo, "url": url, "file": wish.file, "private": private, "revision": commit.oid}
-    append_event(folder, source, "run.published", found)
+    told = {"repo": repo, "url": url, "file": wish.file, "private": private, "revision": commit.oid}
+    try:
+        append_event(folder, source, "run.published", told)
+    except RunError as error:
+        raise PublishError(f"it stands at {url}, but the run doesn't know of it: {error}") from None
     return url
 
 
-def _may_write_card(hub: Any, repo: str) -> bool:
+def _may_write_card(hub: Any, repo: str, revision: str | None) -> bool:
     """Whether the repository has no card, or one that nobody has made their own."""
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return MARK in Path(hub.hf_hub_download(repo, CARD)).read_text(encoding="utf-8", errors="replace")
+        return MARK in Path(hub.hf_hub_download(repo, CARD, revision=revision)).read_text(
+            encoding="utf-8", errors="replace"
+        )
     except EntryNotFoundError:
         return True
 
@@ -91,6 +100,12 @@ def _explained(repo: str, error: Exception) -> Exception:
             f"the token may not write {repo}: make one of the kind 'write' at huggingface.co/settings/tokens, or name "
             "a repository of its own account"
         )
+    if status == 412:
+        return PublishError(f"{repo} was changed by somebody meanwhile: publish again")
+    if isinstance(error, FileNotFoundError) and not isinstance(error, HfHubHTTPError):
+        return PublishError("one of its files went away meanwhile: publish again")
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return error  # the disk's own, of which everybody says what to do
     if isinstance(error, HfHubHTTPError):
         return PublishError(f"the Hub refused it ({str(error).splitlines()[0]}): try again in some minutes")
     cause = error.__cause__ if isinstance(error, RuntimeError) else None

@@ -65,7 +65,7 @@ class Attempt(ABC):
     embeddings: dict[str, PromptEmbedding] = field(default_factory=dict)
     averages: Averages | None = None
     validation: Validation | None = None
-    measured: dict[int, float] = field(default_factory=dict)
+    measured: dict[int, float | None] = field(default_factory=dict)
     """The last validation loss, by its step: a save right after it takes it from here."""
     thumbnail: str | None = None
     """The newest sample of the first prompt with the LoRA in it, for the file's metadata."""
@@ -112,6 +112,7 @@ class Attempt(ABC):
             pipeline.transformer.train()
         if loss is None:
             self.report.short_memory("validation", step, "this validation is left out")
+            self.measured = {step: None}
             return None
         best = self.validation.note(loss, step)
         self.measured = {step: loss}

@@ -9,6 +9,7 @@ import streamlit as st
 
 from fluxcore.config import from_export
 from fluxcore.errors import UserError
+from fluxcore.publishing import forget_publishing
 from fluxcore.runs import default_outputs, free_run_name
 from fluxcore.runs.about import MAX_NOTE, MAX_TITLE, set_archived, set_note, set_tags, set_title
 from fluxcore.runs.trash import KEEP_SECONDS, Deleted, empty_trash, restore_run, size_of, trash_run
@@ -157,6 +158,8 @@ def delete(names: list[str]) -> None:
         def remove() -> None:
             empty_trash(outputs, older_than=KEEP_SECONDS)
             gone = [trash_run(outputs, run.name) for run in runs]
+            for run in runs:  # how its publishing ended is nothing of the next run of that name
+                forget_publishing(outputs, run.name)
             if at_once:
                 empty_trash(outputs, only=[one.id for one in gone])
             else:

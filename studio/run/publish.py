@@ -18,7 +18,7 @@ from fluxcore.publishing import (
 )
 from fluxcore.runs import default_outputs
 
-from .. import ask, dialogs, nav, words
+from .. import access, ask, dialogs, nav, words
 from ..live import LiveRun, live_runs
 from .checkpoints import held_out
 
@@ -29,6 +29,9 @@ def question(name: str) -> None:
     files = publishable(outputs, name) if run else []
     if run is None or not files:
         st.caption("It has no LoRA file that could be published.")
+        return
+    if (job := publishing(outputs, name)) and job.state == "running":
+        st.caption("It is being sent already.")
         return
     if not token_source():
         st.markdown(words.escape(f"{NO_TOKEN[0].upper()}{NO_TOKEN[1:]}."))
@@ -52,18 +55,19 @@ def question(name: str) -> None:
         )
         samples = st.toggle("With the newest picture of each prompt", True, key="publish-samples")
         public = st.toggle(
-            "Public", not before.get("private", True), key="publish-public", help="Off: only your account sees it."
+            "Public",
+            not before.get("private", True),
+            key="publish-public",
+            help="Off: only the account, or its organisation, sees it.",
         )
         st.caption(_licence(run))
         sent = st.form_submit_button("Publish", type="primary", icon=":material/cloud_upload:")
     if sent:
         wish = Wish(repo.strip(), str(file), public=public, samples=samples)
 
-        def begin() -> None:
-            forget_publishing(outputs, name)
-            publish(outputs, name, wish, "app")
-
-        if dialogs.attempt(begin, f"{file} is being sent; you may leave this page"):
+        if dialogs.attempt(
+            lambda: publish(outputs, name, wish, "app"), f"{file} is being sent; you may leave this page"
+        ):
             st.rerun()
 
 
@@ -81,9 +85,9 @@ def show(run: LiveRun) -> None:
     if job is not None and job.state == "running":
         st.fragment(_under_way, run_every=1.0, key="publishing")(run.name)
         return
-    if job is not None and job.state == "failed":
+    if job is not None and job.state == "failed" and not access.is_viewer():
         with st.container(horizontal=True, vertical_alignment="center", key="publish-failed"):
-            st.error(f"It was not published: {words.escape(job.message)}", icon=":material/cloud_off:", width="stretch")
+            st.error(f"Publishing: {words.escape(job.message)}", icon=":material/cloud_off:", width="stretch")
             st.button(
                 "Understood",
                 key="publish-understood",
@@ -92,7 +96,7 @@ def show(run: LiveRun) -> None:
                 args=(lambda: forget_publishing(default_outputs(), run.name), ""),
             )
     if where := run.state.published:
-        sees = "only your account sees it" if where.get("private") else "public"
+        sees = "private" if where.get("private") else "public"
         url = str(where.get("url") or "")
         st.caption(
             f":material/cloud_done: {words.escape(str(where.get('file')))} is on the Hugging Face Hub as "
