@@ -120,11 +120,11 @@ def _ask(request: Callable[[], Any], done: str, *, served: bool = True) -> None:
         if done:
             st.toast(done, icon=":material/check:")
         if served:
-            _wake_runner()
+            wake_runner()
     live_runs().expire()
 
 
-def _wake_runner() -> None:
+def wake_runner() -> None:
     """Start the runner where none is alive. Where it can't be started the banner says so: the request stands."""
     try:
         ensure_runner(default_outputs())

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import streamlit as st
 
 from fluxcore.errors import UserError
-from fluxcore.runs import default_outputs, request_stop
+from fluxcore.runs import default_outputs, request_resume, request_stop, resume_choice
 from fluxcore.runs.about import set_archived, set_tags
 
 from . import ask, dialogs, nav, words
-from .live import live_runs
+from .live import LiveRun, live_runs
 from .run import manage
 
 CHOSEN = "runs.chosen"
@@ -52,6 +52,8 @@ def bar(listed: list[str]) -> None:
         runs = [run for name in names if (run := live_runs().get(name))]
         if any(run.is_live for run in runs):
             st.button("Stop", key="bulk-stop", icon=":material/stop:", on_click=_stop, args=(names,))
+        if any(_can_resume(run) for run in runs):
+            st.button("Resume", key="bulk-resume", icon=":material/play_arrow:", on_click=_resume, args=(names,))
         away = all(run.row.get("archived") for run in runs)
         st.button(
             "Back into the list" if away else "Archive",
@@ -67,6 +69,8 @@ def bar(listed: list[str]) -> None:
             on_click=dialogs.want,
             args=(manage.delete, f"Delete {words.plural(len(names), 'run')}?", names),
         )
+        if len(names) < len(listed):
+            st.button("All", key="bulk-all", icon=":material/done_all:", type="tertiary", on_click=_all, args=(listed,))
         st.button("None", key="bulk-none", icon=":material/close:", type="tertiary", help="Choose none", on_click=_none)
 
 
@@ -76,6 +80,10 @@ def _turn(name: str, key: str) -> None:
         names.append(name)
     elif not st.session_state[key] and name in names:
         names.remove(name)
+
+
+def _all(listed: list[str]) -> None:
+    st.session_state[CHOSEN] = list(listed)
 
 
 def _none() -> None:
@@ -109,6 +117,17 @@ def _stop(names: list[str]) -> None:
 
 def _stop_one(name: str) -> None:
     request_stop(default_outputs(), name, "app")
+
+
+def _can_resume(run: LiveRun) -> bool:
+    ended = run.state.attempts and not run.is_busy and run.state.state != "completed"
+    return bool(ended and resume_choice(run.folder, run.state))
+
+
+def _resume(names: list[str]) -> None:
+    found = [name for name in names if (run := live_runs().get(name)) and _can_resume(run)]
+    _each(found, lambda name: request_resume(default_outputs(), name, "app"), "go on, in turn")
+    ask.wake_runner()
 
 
 def _archive(names: list[str], archived: bool) -> None:

@@ -20,8 +20,9 @@ STATES = {
 }
 CHANGE = (
     "banner-stop-", "banner-resume-", "run-stop", "run-resume", "run-start", "run-restart", "run-menu", "run-sample",
-    "run-save", "bulk-archive", "bulk-delete", "bulk-stop", "bulk-tag", "monitor-on", "monitor-off", "delete-", "from-",
-    "start-runner", "lost-start-runner", "sql-keep", "sql-forget", "publish-stop", "publish-understood",
+    "run-save", "bulk-archive", "bulk-delete", "bulk-stop", "bulk-resume", "bulk-tag", "monitor-on", "monitor-off",
+    "delete-", "from-", "start-runner", "lost-start-runner", "sql-keep", "sql-forget", "publish-stop",
+    "publish-understood",
 )  # fmt: skip
 """What the keys of the buttons begin with that change something, on the pages that viewers see."""
 

@@ -10,6 +10,7 @@ from fluxcore.runs.about import set_note
 from studio import charts, overlay
 from studio.live import LiveRun, live_runs
 from tests.fake_runs import FakeRun
+from tests.stub_trainer import save_state
 from tests.test_app_pages import open_page, text
 
 
@@ -83,6 +84,24 @@ def test_those_that_run_are_stopped_at_once(outputs):
     assert not app.exception and "2 runs asked to stop" in app.toast[0].value
     asked = {name: load_run(outputs, name)[1].stop_requested for name in ("ant", "dog", "eel")}
     assert not asked["ant"] and asked["dog"] and asked["eel"]
+
+
+def test_all_are_chosen_and_those_that_can_go_on_do(outputs):
+    for name in ("dog", "eel"):
+        run = FakeRun(outputs, name, minutes_ago=50)
+        run.start(pid=1, create_time=1)
+        run.steps(20)
+        save_state(run.folder.path, f"{name}-000001-state", 20)
+        run.append("runner", "run.stopped", {"reason": "user", "resume_checkpoint": f"{name}-000001-state"})
+    app = open_page("runs")
+    app.checkbox(key="choose-ant").check().run()
+    assert "bulk-resume" not in [button.key for button in app.button], "it has no checkpoint"
+    app.button(key="bulk-all").click().run()
+    assert "**5** of 5 chosen" in text(app) and "bulk-all" not in [button.key for button in app.button]
+    app.button(key="bulk-resume").click().run()
+    assert not app.exception and [toast.value for toast in app.toast] == ["2 runs go on, in turn"]
+    states = {name: load_run(outputs, name)[1].state for name in ("ant", "dog", "eel")}
+    assert states == {"ant": "stopped", "dog": "queued", "eel": "queued"}
 
 
 def test_runs_are_compared(outputs):
