@@ -32,7 +32,8 @@ def show(page: str, also: Callable[[list[LiveRun]], None] = lambda runs: None) -
 
 def _banner(page: str, was_busy: bool, also: Callable[[list[LiveRun]], None]) -> None:
     shape, runs = live_runs().shape(), live_runs().all()
-    live = [run for run in runs if run.is_live]
+    # On a phone only the first is shown: one that trains before one that waits.
+    live = sorted((run for run in runs if run.is_live), key=lambda run: run.state.state == "queued")
     busy = any(run.is_busy for run in runs)
     if busy != was_busy and st.session_state.get("banner.busy") != busy:
         st.session_state["banner.busy"] = busy

@@ -43,7 +43,7 @@ def show(draft: Draft, config: RunConfig | None) -> None:
         return
     looks = _looks().of([picture.path for picture in pictures], LOOK_SECONDS)
     marks = marks_of(pictures, looks, near_twins(looks), config)
-    st.markdown(_summary(pictures, marks, bool(str(draft.values["concept_sentence"]).strip())))
+    st.markdown(_summary(pictures, marks, str(draft.values["concept_sentence"]).strip()))
     if len(looks) < len(pictures):
         _go_on_looking(len(looks), len(pictures))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -111,7 +111,7 @@ def _go_on_looking(known: int, of: int) -> None:
     st.session_state["pictures.looked"] = known
 
 
-def _summary(pictures: list[Picture], marks: dict[Path, list[Mark]], trigger: bool) -> str:
+def _summary(pictures: list[Picture], marks: dict[Path, list[Mark]], trigger: str) -> str:
     bare = sum(picture.caption is None for picture in pictures)
     text = f"**{words.plural(len(pictures), 'picture')}**"
     kinds = Counter(mark.kind for found in marks.values() for mark in found if mark.kind != "no caption")
@@ -123,6 +123,9 @@ def _summary(pictures: list[Picture], marks: dict[Path, list[Mark]], trigger: bo
         text += f" · {bare} without a caption ({told})"
     else:
         text += " · all captioned"
+        lacking = sum(trigger.lower() not in (picture.caption or "").lower() for picture in pictures)
+        if trigger and lacking:
+            text += f", {lacking} without the trigger word (*Captions* puts it in)"
     if len(pictures) < FEW:
         text += " · more pictures make a better LoRA"
     return text

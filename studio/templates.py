@@ -131,6 +131,8 @@ def _editable(
         st.session_state[key] = text
     st.session_state[f"{key}.seen"] = (draft.id, text)
     st.text_area(label, key=key, height=220, help=tip)
+    if problem := st.session_state.get(f"{key}.problem"):
+        st.markdown(f":red[:material/error: {words.escape(problem)}]")
     st.button(
         use,
         key=f"{key.replace('.', '-')}-apply",
@@ -139,8 +141,6 @@ def _editable(
         on_click=apply,
         args=(draft,),
     )
-    if problem := st.session_state.get(f"{key}.problem"):
-        st.markdown(f":red[:material/error: {words.escape(problem)}]")
 
 
 def command(config: RunConfig, pictures: Path) -> str:

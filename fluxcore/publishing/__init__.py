@@ -13,8 +13,9 @@ from fluxcore.jobs import Job, forget_job, read_job, start_job, stop_job
 from fluxcore.models.hub_token import token_source
 from fluxcore.runs import best_weights, list_checkpoints, load_run
 
+TOKENS = "huggingface.co/settings/tokens"
 NO_TOKEN = (
-    "publishing needs a token of the Hugging Face Hub that may write: make one at huggingface.co/settings/tokens and "
+    f"publishing needs a token of the Hugging Face Hub that may write: make one at {TOKENS} and "
     "give it on the page Settings, or set HF_TOKEN"
 )
 

@@ -9,6 +9,7 @@ from fluxcore.models.hub_token import token_source
 from fluxcore.models.registry import ModelNotFound, find_model
 from fluxcore.publishing import (
     NO_TOKEN,
+    TOKENS,
     Wish,
     forget_publishing,
     publish,
@@ -34,7 +35,9 @@ def question(name: str) -> None:
         st.caption("It is being sent already.")
         return
     if not token_source():
-        st.markdown(words.escape(f"{NO_TOKEN[0].upper()}{NO_TOKEN[1:]}."))
+        said = words.escape(f"{NO_TOKEN[0].upper()}{NO_TOKEN[1:]}.")
+        st.markdown(said.replace(words.escape(TOKENS), f"[{TOKENS}](https://{TOKENS})"))
+        st.caption("On the page Settings it is asked for below the base models.")
         st.page_link(nav.page("settings"), label="To Settings", icon=":material/settings:")
         return
 
