@@ -12,7 +12,7 @@ from fluxcore.dataset import list_pictures
 from . import dataset_view, form
 from .drafts import Draft
 
-_FOUND = "typed.found"
+_FOUND, _SAID = "typed.found", "typed.told"
 
 
 def remember_found(draft: Draft) -> None:
@@ -24,9 +24,10 @@ def remember_found(draft: Draft) -> None:
 
 def put_back(draft: Draft, typed: dict[str, Any]) -> None:
     """What an earlier session was not known to have kept. The browser puts it into the fields that it shows, and mostly
-    it has come from there by now; of a section that is folded, or where Streamlit sees no change in it, it is kept from
-    here."""
+    it has come from there by now. Where it has not, for the field is folded away or Streamlit saw no change in it or
+    took it for an older one, it is kept from here; the browser tells it until it is said to be kept."""
     values, captions = st.session_state[_FOUND]
+    said: set[str] = st.session_state.setdefault(_SAID, set())
     fields = {form.key(name): name for name in RunConfig.model_fields if form.is_typed(name)}
     pictures = {dataset_view.caption_label(picture): picture for picture in list_pictures(draft.folder.dataset)}
     for key, entry in typed.items():
@@ -34,13 +35,12 @@ def put_back(draft: Draft, typed: dict[str, Any]) -> None:
             continue
         own = [text, *(str(one) for one in (entry.get("base"), *(entry.get("past") or [])))]
         if name := fields.get(key):
-            if not entry.get("shown") or draft.values[name] == values[name]:
-                form.put_back(draft, name, text)
-            if not any(form.is_same(values[name], one) for one in own):
+            form.put_back(draft, name, text)
+            if key not in said and not any(form.is_same(values[name], one) for one in own):
                 form.say_overwritten(name, values[name])
         elif picture := pictures.get(key):
             found = captions.get(picture.path.name, "")
-            if not entry.get("shown") or (picture.caption or "") == found:
-                dataset_view.put_back(draft, picture, text)
-            if found not in (" ".join(one.split()) for one in own):
+            dataset_view.put_back(draft, picture, text)
+            if key not in said and found not in (" ".join(one.split()) for one in own):
                 dataset_view.say_overwritten(picture, found)
+        said.add(key)

@@ -1,5 +1,5 @@
 // Keeps what is typed, also while the server is away: see typing_saver.py. One for each window.
-const PAUSE = 400, SHORTEST = 200, SETTLING = 1000, PATIENCE = 15000 // milliseconds
+const PAUSE = 400, SHORTEST = 200, SETTLING = 1000, AGAIN = 2000, PATIENCE = 20000 // milliseconds
 const MOST_PAST = 8
 const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
 const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
@@ -29,7 +29,7 @@ function begin() {
   try {
     typed = JSON.parse(sessionStorage.getItem(STORE)) ?? {}
   } catch { /* nothing, then */ }
-  let draft = null, session = null, holding = 0
+  let draft = null, session = null, holding = 0, tellNow = null
   const timers = new WeakMap(), before = new WeakMap(), putBack = new WeakSet()
   const isMine = entry => entry.draft === draft || !entry.draft
   const mine = () => Object.entries(typed).filter(([, entry]) => isMine(entry))
@@ -124,7 +124,23 @@ function begin() {
     const gone = setInterval(() => isAway() || (line.remove(), clearInterval(gone)), 300)
   })
 
-  return (data, tell) => {
+  // To the server, through the component as it was drawn last: one of before is gone with its drawing.
+  function tell(left) {
+    const shown = new Set(fields().map(nameOf))
+    const told = ([name, entry]) => [name, { ...entry, text: typed[name]?.text ?? entry.text, shown: shown.has(name) }]
+    tellNow("typed", Object.fromEntries(left.map(told)))
+  }
+
+  // What the server has still not said to be kept is told again; what is being typed comes by itself.
+  function tellAgain() {
+    if (!mine().length || performance.now() > holding) return
+    const left = mine().filter(([, entry]) => Date.now() - entry.at > AGAIN)
+    if (left.length && !isAway()) tell(left)
+    setTimeout(tellAgain, AGAIN)
+  }
+
+  return (data, newest) => {
+    tellNow = newest
     if (data.draft === null) return // a page without one
     draft = data.draft
     for (const [name, value] of Object.entries(data.kept)) {
@@ -139,9 +155,8 @@ function begin() {
     holding = performance.now() + PATIENCE
     const left = mine() // what is acknowledged until then is told too: another tab may have written over the same
     setTimeout(() => { // once all is drawn, and what is shown has been committed
-      const shown = new Set(fields().map(nameOf))
-      const told = ([name, entry]) => [name, { ...entry, text: typed[name]?.text ?? entry.text, shown: shown.has(name) }]
-      tell("typed", Object.fromEntries(left.map(told)))
+      tell(left)
+      setTimeout(tellAgain, AGAIN)
     }, SETTLING)
   }
 }

@@ -17,6 +17,7 @@ from typing import Any
 import streamlit as st
 
 STALE_SECONDS = 5.0
+SEEN_SECONDS = 4.0
 MOST_ECHOES = 16
 """A browser that draws rarely hears of that many edits at a time."""
 _KEY, _SESSION, _KEPT, _SAID = "typing-saver-script", "typed.session", "typed.kept", "typed.said"
@@ -43,10 +44,13 @@ def save_while_typing(draft: str | None = None, put_back: Callable[[dict[str, An
         if put_back and isinstance(left, dict):
             put_back(left)
 
-    said: list[str] = st.session_state.setdefault(_SAID, [])
-    while said:  # what an edit interrupts is said the next time
-        st.toast(said[0], icon=":material/warning:", duration="long")
-        del said[0]
+    said: dict[str, float] = st.session_state.setdefault(_SAID, {})
+    for text, shown in list(said.items()):
+        if shown and time.monotonic() - shown > SEEN_SECONDS:
+            del said[text]
+            continue
+        st.toast(text, icon=":material/warning:", duration="long")  # a rerun takes it away: it is said in that too
+        said[text] = shown or time.monotonic()
     session = st.session_state.setdefault(_SESSION, secrets.token_hex(4))
     with st.container(key="typing-saver"):
         _script(
@@ -79,4 +83,4 @@ def is_stale(widget: str) -> bool:
 
 def say_at_the_end(text: str) -> None:
     """A toast when the page has been drawn: an edit that comes before would take it away unseen."""
-    st.session_state.setdefault(_SAID, []).append(text)
+    st.session_state.setdefault(_SAID, {})[text] = 0.0

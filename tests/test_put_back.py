@@ -20,7 +20,7 @@ def _told(outputs: str, draft_id: str, typed: dict) -> None:
     draft = Draft(Path(outputs), draft_id)
     remember_found(draft)
     put_back(draft, typed)
-    for text in st.session_state.get("typed.said", []):
+    for text in st.session_state.get("typed.said", {}):
         st.text(text)
     st.caption(", ".join(sorted(st.session_state["typed.kept"])))
 
