@@ -1,6 +1,6 @@
 // Keeps what is typed, also while the server is away: see typing_saver.py. One for each window.
 const PAUSE = 400, SHORTEST = 200, SETTLING = 1000, AGAIN = 2000, PATIENCE = 20000 // milliseconds
-const MOST_PAST = 8
+const MOST_PAST = 64
 const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
 const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
 const KEPT = `${DRAFT}, .st-key-config-text, .st-key-command-text, .st-key-sql`
