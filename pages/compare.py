@@ -6,9 +6,10 @@ import pyarrow as pa
 import streamlit as st
 
 from fluxcore.runs.samples import drawn, step_of
-from studio import banner, dialogs, form, look, nav, overlay, step_charts, words
+from studio import banner, dialogs, look, nav, overlay, step_charts, words
 from studio.bulk import MOST_COMPARED
 from studio.files import run_url
+from studio.labels import label_of
 from studio.live import LiveRun, live_runs
 from studio.run import samples
 from studio.run.config import as_text
@@ -136,7 +137,7 @@ def _differences(runs: list[LiveRun]) -> None:
     if not names:
         st.caption("None: they were trained with the same settings.")
         return
-    columns = {"setting": [form.label(name) for name in names]}
+    columns = {"setting": [label_of(name) for name in names]}
     columns |= {run.name: [as_text(run.state.config.get(name)) for name in names] for run in runs}
     st.dataframe(pa.table(columns), hide_index=True, width="stretch", key="compare-config", alt="Settings")
 

@@ -16,8 +16,10 @@ from fluxcore.dataset.layout import lay_out
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs, free_run_name
 from fluxcore.runs.requests import check_new_name
-from studio import ask, dataset_view, estimate, form, nav, templates, words
+from studio import ask, dataset_view, estimate, form, nav, prompts, templates, words
+from studio.all_settings import all_settings
 from studio.drafts import Draft, copy_pictures, fill_from, new_draft, newest_draft
+from studio.labels import label_of
 from studio.live import live_runs
 from studio.put_back import put_back, remember_found
 from studio.typing_saver import save_while_typing
@@ -39,7 +41,7 @@ def current_draft() -> Draft:
     elif (changed := draft.refresh()) is not None:  # another tab wrote: the log is what counts
         form.fill(draft)
         if changed:
-            said = ", ".join(form.label(name) for name in changed[:6]) + (" …" if len(changed) > 6 else "")
+            said = ", ".join(label_of(name) for name in changed[:6]) + (" …" if len(changed) > 6 else "")
             st.toast(f"Changed in another tab, and here now: {said}", icon=":material/sync:")
     form.fill_missing(draft)
     return draft
@@ -199,7 +201,7 @@ with left, st.container(border=True):
     with st.expander("Samples", icon=":material/imagesmode:", expanded=wrong, key="samples"):
         for name in form.SAMPLES:
             form.field(name, draft, errors)
-        form.trigger_into_prompts(draft)
+        prompts.put_trigger(draft)
     hidden = [name for name in errors if name not in (*form.PROMINENT, *form.SAMPLES, *form.START)]
     if hidden != st.session_state.get("settings.wrong", []):  # something there has just become wrong, or right
         st.session_state["settings.wrong"] = hidden
@@ -208,7 +210,7 @@ with left, st.container(border=True):
     rest = st.expander("All other settings", icon=":material/tune:", key="settings.open", on_change="rerun")
     if rest.open:
         with rest:
-            form.advanced(draft, errors)
+            all_settings(draft, errors)
     text = st.expander("As text, and as a command", icon=":material/code:", key="text.open", on_change="rerun")
     if text.open:
         with text:
@@ -255,7 +257,7 @@ with right, st.container(border=True):
         missing.append("Add pictures.")
     elif not str(draft.values["concept_sentence"]).strip() and any(picture.caption is None for picture in pictures):
         missing.append("Give a trigger word, or caption every picture.")
-    missing += [f"{form.label(name)}: {text}" for name, text in errors.items() if slug or name != "lora_name"]
+    missing += [f"{label_of(name)}: {text}" for name, text in errors.items() if slug or name != "lora_name"]
     if st.button(
         "Start training",
         key="start",

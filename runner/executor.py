@@ -148,6 +148,7 @@ class LocalExecutor:
         self._table_at = float("-inf")
 
     def spawn(self, launch: Launch) -> None:
+        """A shim in a session of its own: it outlives the runner."""
         attempt_folder = launch.folder.attempt(launch.attempt)
         attempt_folder.mkdir(parents=True, exist_ok=True)
         order = {
@@ -179,9 +180,11 @@ class LocalExecutor:
         self._shims.append(shim)
 
     def give_up(self, folder: RunFolder, attempt: int) -> bool:
+        """The claim that a shim would make."""
         return claim(folder.attempt(attempt), {"given_up": True}) or self.look(folder, attempt).given_up
 
     def look(self, folder: RunFolder, attempt: int) -> Record:
+        """From the attempt's three small files; of one whose trainer is known only its end is looked for."""
         known = self._started.get((folder.path, attempt))
         if known is not None and not os.path.exists(known.exit_file):
             return known.record  # nothing else can change once the trainer is written down
@@ -242,10 +245,12 @@ class LocalExecutor:
         return False
 
     def forget(self, folder: RunFolder, attempt: int) -> None:
+        """What was read of it, and what its processes used."""
         self._started.pop((folder.path, attempt), None)
         self._usage.pop((folder.path, attempt), None)
 
     def activity(self, folder: RunFolder, attempt: int, record: Record) -> Activity | None:
+        """Over all that descends from shim and trainer, the shim itself left out."""
         roots = {known.pid for known in (record.shim, record.trainer) if known and is_alive(known)}
         if not roots or record.exit is not None:  # what it used is forgotten with its exit
             return None

@@ -59,6 +59,7 @@ class StackDump:
             self._next(now)
 
     def done(self, now: float) -> bool:
+        """Go on with the dump; True once there are stacks, or a `problem` says why not."""
         while self._child is not None:
             late = now - self._way_begun > NATIVE_SECONDS or now - self._begun > DUMP_SECONDS
             code = self._child.poll()

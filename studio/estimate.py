@@ -13,6 +13,7 @@ from fluxcore.units import gib
 
 from . import ask, words
 from .drafts import Draft
+from .labels import label_of
 from .live import LiveRun, live_runs
 
 if TYPE_CHECKING:
@@ -125,13 +126,11 @@ def _free(draft: Draft) -> int | None:
 def _advise(draft: Draft, config: RunConfig, made: Plan, room: int) -> None:
     from fluxcore.planner.plan import advice
 
-    from . import form
-
     changes, enough = advice(config, made, room)
     if not changes:
         st.caption("No setting would make it fit: it wants a larger GPU.")
         return
-    told = ", ".join(f"{form.label(name)}: {str(value).lower()}" for name, value in changes.items())
+    told = ", ".join(f"{label_of(name)}: {str(value).lower()}" for name, value in changes.items())
     st.caption(f"{'It fits with' if enough else 'Even this may not do:'} {words.escape(told)}")
     st.button("Set that", key="estimate-advice", icon=":material/auto_fix_high:", on_click=_take, args=(draft, changes))
 

@@ -1,6 +1,6 @@
 // Keeps what is typed, also while the server is away: see typing_saver.py. One for each window.
-const PAUSE = 400, SHORTEST = 200, SETTLING = 1000, AGAIN = 2000, PATIENCE = 20000 // milliseconds
-const MOST_PAST = 64
+const PAUSE = 400, SETTLING = 1000, AGAIN = 2000, PATIENCE = 20000 // milliseconds
+const MOST_PAST = 40000 // characters of a field's earlier texts
 const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
 const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
 const KEPT = `${DRAFT}, .st-key-config-text, .st-key-command-text, .st-key-sql`
@@ -78,8 +78,10 @@ function begin() {
     const field = event.target, number = isNumber(field), name = nameOf(field)
     if (name && draft !== null) {
       const entry = typed[name], at = Date.now(), base = entry?.base ?? before.get(field) ?? ""
-      // What stood there at a pause may have come to the disk, and nobody have said so.
-      const past = entry && at - entry.at > SHORTEST ? [...entry.past, entry.text].slice(-MOST_PAST) : entry?.past ?? []
+      // Any of what stood there may have come to the disk through a connection that broke before it was said: what is
+      // found there is known by it for one's own.
+      const past = entry ? [...entry.past, entry.text] : []
+      for (let size = past.reduce((sum, one) => sum + one.length, 0); size > MOST_PAST; ) size -= past.shift().length
       typed[name] = { draft, base, past, text: field.value, caret: field.selectionStart, at }
       // An empty number is none, and what is as it was needs no keeping.
       if ((number && !field.value) || field.value === base) delete typed[name]

@@ -35,7 +35,7 @@ def save_while_typing(draft: str | None = None, put_back: Callable[[dict[str, An
     draft says, and reports nothing older as an edit.
 
     `draft`: whose fields they are, "" where nothing of it was written yet. `put_back` is called with what an earlier
-    session was not known to have kept: name of the field → {"base": what stood there, "past": what did at pauses,
+    session was not known to have kept: name of the field → {"base": what stood there, "past": what did meanwhile,
     "text": what was typed, "shown": whether the browser shows the field}.
     """
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 import streamlit as st
-from PIL import Image
 from streamlit.runtime.uploaded_file_manager import DeletedFile
 from streamlit.testing.v1 import AppTest
 
@@ -19,55 +17,11 @@ from fluxcore.runs import RunError, load_run
 from studio import banner, dataset_view, words
 from studio.drafts import Draft, newest_draft
 from studio.live import live_runs
-from tests.fake_runs import FakeRun, a_night
+from tests.drawn_pages import MAIN, add_pictures, open_page, text, woken
+from tests.drawn_pages import night as night  # fixtures
+from tests.drawn_pages import outputs as outputs
+from tests.fake_runs import FakeRun
 from tests.stub_trainer import save_state
-
-woken: list[Path] = []
-MAIN = Path(__file__).resolve().parents[1] / "studio" / "main.py"
-
-
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
-    # No runner is started by a page alone; what would start one only notes that it was asked to.
-    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: woken.append(outputs))
-    woken.clear()
-    return outputs
-
-
-@pytest.fixture
-def night(outputs):
-    runs = a_night(outputs)
-    yield runs
-    for run in runs.values():
-        run.end_trainer()
-
-
-def open_page(page: str = "train", **query: str) -> AppTest:
-    app = AppTest.from_file(str(MAIN), default_timeout=30)
-    for part in ("settings.open", "text.open"):  # as somebody who looks into every part of Train
-        app.session_state[part] = True
-    app.run()
-    for key, value in query.items():
-        app.query_params[key] = value
-    if page != "train":
-        app.switch_page(f"../pages/{page}.py").run()
-    assert not app.exception
-    return app
-
-
-def text(app: AppTest) -> str:
-    kinds = (app.markdown, app.caption, app.warning, app.error, app.info, app.title, app.get("html"))
-    return "\n".join(str(getattr(item, "value", None) or item.proto) for kind in kinds for item in kind)
-
-
-def add_pictures(outputs: Path, count: int = 3) -> None:
-    """As the uploader leaves them."""
-    draft = newest_draft(outputs)
-    for i in range(count):
-        Image.new("RGB", (32, 32), (i * 40, 0, 0)).save(draft.dataset / f"{i}.png")
 
 
 def test_a_page_that_is_only_looked_at_writes_nothing(outputs):

@@ -204,10 +204,10 @@ def test_paths_count_from_the_callers_folder(tmp_path: Path, monkeypatch: pytest
 def test_the_page_of_settings_is_the_schemas_and_every_setting_says_when_to_change_it() -> None:
     from fluxcore.config.advice import ADVICE
     from fluxcore.config.page import markdown
-    from studio.form import LABELS, label
+    from studio.labels import LABELS, label_of
 
     assert set(ADVICE) == set(RunConfig.model_fields)
     assert all(when for _, when in ADVICE.values())
     page = Path(__file__).resolve().parents[1] / "docs" / "training.md"
     assert page.read_text(encoding="utf-8") == markdown(), "python -m fluxcore.config.page > docs/training.md"
-    assert all(label(name) for name in RunConfig.model_fields) and set(LABELS) <= set(RunConfig.model_fields)
+    assert all(label_of(name) for name in RunConfig.model_fields) and set(LABELS) <= set(RunConfig.model_fields)

@@ -14,11 +14,11 @@ from fluxcore.config import RunConfig
 from fluxcore.dataset import list_pictures
 from fluxcore.dataset.looks import Looks, near_twins
 from studio.captions import has_trigger, replaced
-from studio.form import with_trigger
 from studio.picture_marks import marks_of, trained_size
+from studio.prompts import with_trigger
 from studio.uploads import take_files
-from tests.test_app_pages import add_pictures, open_page
-from tests.test_app_pages import outputs as outputs  # the fixture
+from tests.drawn_pages import add_pictures, open_page
+from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.test_uploads import png
 
 

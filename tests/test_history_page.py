@@ -13,9 +13,9 @@ from studio import queries, results
 from studio.asking import Asked
 from studio.live import live_runs
 from studio.queries import EXAMPLES
+from tests.drawn_pages import open_page, text
 from tests.fake_runs import FakeRun
 from tests.place import wait_until
-from tests.test_app_pages import open_page, text
 
 
 @pytest.fixture

@@ -14,20 +14,17 @@ from fluxcore.publishing import PublishError, Wish, check_wish, publish, publish
 from fluxcore.publishing.card import MARK, model_card, newest_samples
 from fluxcore.publishing.hub import send
 from fluxcore.runs import RunError, load_run
+from tests.drawn_pages import open_page, text
+from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.fake_hub import COMMIT, fake_hub
 from tests.fake_runs import PROMPTS, FakeRun
 from tests.place import wait_until
-from tests.test_app_pages import open_page, text
 
 TOKEN = "hf_" + "a" * 20
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
-    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: None)
+def run(outputs, tmp_path, monkeypatch):
     monkeypatch.setattr("fluxcore.models.hub_token.token_file", lambda: tmp_path / "no" / "token")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no" / "token"))
     run = FakeRun(outputs, "cat", minutes_ago=3000, base_model="flux-dev", resolution=512, num_repeats=120)

@@ -17,18 +17,10 @@ from studio.files import run_url
 from studio.live import live_runs
 from studio.run import log as log_tab
 from studio.run import samples
+from tests.drawn_pages import open_page, text
+from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.fake_runs import FakeRun
 from tests.stub_trainer import save_state
-from tests.test_app_pages import open_page, text
-
-
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
-    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: None)
-    return outputs
 
 
 @pytest.fixture

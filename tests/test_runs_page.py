@@ -9,17 +9,14 @@ from fluxcore.runs import RunState, load_run
 from fluxcore.runs.about import set_note
 from studio import charts, overlay
 from studio.live import LiveRun, live_runs
+from tests.drawn_pages import open_page, text
+from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.fake_runs import FakeRun
 from tests.stub_trainer import save_state
-from tests.test_app_pages import open_page, text
 
 
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
-    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: None)
+@pytest.fixture(autouse=True)
+def three_runs(outputs):
     for i, name in enumerate(("ant", "bee", "cow")):
         run = FakeRun(outputs, name, minutes_ago=3000 - i, network_dim=4 + i)
         run.start(pid=1, create_time=1)
@@ -27,7 +24,6 @@ def outputs(tmp_path, monkeypatch):
         if name != "cow":
             run.sample()
         run.append("runner", "run.stopped", {"reason": "user"})
-    return outputs
 
 
 def listed(app) -> list[str]:

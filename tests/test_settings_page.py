@@ -16,20 +16,16 @@ from fluxcore.runs.trash import empty_trash, list_trash, restore_run, trash_run
 from studio import diagnostics
 from studio.drafts import Draft
 from studio.live import live_runs
+from tests.drawn_pages import open_page, text
+from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.fake_runs import FakeRun
-from tests.test_app_pages import open_page, text
 
 
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    monkeypatch.setenv("FLUXGYM_OUTPUTS", str(outputs))
-    monkeypatch.setattr("studio.ask.ensure_runner", lambda outputs: None)
+@pytest.fixture(autouse=True)
+def no_token(tmp_path, monkeypatch):
     monkeypatch.setattr("fluxcore.models.hub_token.token_file", lambda: tmp_path / "hub" / "token")
     for name in hub_token.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    return outputs
 
 
 def test_the_queue_is_paused_and_goes_on(outputs):

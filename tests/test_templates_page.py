@@ -14,9 +14,9 @@ from fluxcore.errors import UserError
 from studio import estimate
 from studio.drafts import Draft, newest_draft
 from studio.templates import command
+from tests.drawn_pages import open_page, text
+from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.fake_runs import FakeRun
-from tests.test_app_pages import open_page, text
-from tests.test_app_pages import outputs as outputs  # the fixture
 
 
 def test_a_template_is_kept_without_the_runs_own(tmp_path):

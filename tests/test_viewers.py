@@ -12,9 +12,9 @@ from fluxcore.access import make_viewer_token
 from fluxcore.runs import load_run
 from studio import access, look
 from studio.queries import EXAMPLES, keep_box, load_box
-from tests.test_app_pages import night as night  # fixtures
-from tests.test_app_pages import open_page, text
-from tests.test_app_pages import outputs as outputs
+from tests.drawn_pages import night as night  # fixtures
+from tests.drawn_pages import open_page, text
+from tests.drawn_pages import outputs as outputs
 
 
 @pytest.fixture

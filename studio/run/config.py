@@ -9,7 +9,7 @@ import streamlit as st
 
 from fluxcore.config import defaults
 
-from .. import form
+from ..labels import label_of
 from ..live import LiveRun, live_runs
 
 
@@ -39,7 +39,7 @@ def show(run: LiveRun) -> None:
     names.sort(key=lambda name: mine.get(name) == theirs.get(name))
     rows = pa.table(
         {
-            "setting": [form.label(name) for name in names],
+            "setting": [label_of(name) for name in names],
             run.name: [as_text(mine.get(name)) for name in names],
             title if title != run.name else f"{title} ": [as_text(theirs.get(name)) for name in names],
             "key": names,

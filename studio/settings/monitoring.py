@@ -12,8 +12,9 @@ from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs
 from fluxcore.runs.installation import save_defaults
 
-from .. import ask, form
+from .. import ask
 from ..drafts import MONITORING, usual_settings
+from ..labels import label_of
 
 
 def show() -> None:
@@ -30,7 +31,7 @@ def show() -> None:
 
 
 def _field(name: str, value: Any) -> Any:
-    label, key, help = form.label(name), f"default-{name}", RunConfig.model_fields[name].description
+    label, key, help = label_of(name), f"default-{name}", RunConfig.model_fields[name].description
     if isinstance(value, bool):
         return st.checkbox(label, value, key=key, help=help)
     if isinstance(value, int):
@@ -50,6 +51,6 @@ def _save(values: dict[str, Any]) -> str:
     try:
         parse_config({"lora_name": "any", **values})
     except ConfigError as error:
-        return "; ".join(f"{form.label(name)} {text.removeprefix(f'{name} ')}" for name, text in error.fields.items())
+        return "; ".join(f"{label_of(name)} {text.removeprefix(f'{name} ')}" for name, text in error.fields.items())
     ask.do(lambda: save_defaults(default_outputs(), "app", values), "New drafts begin with that")
     return ""
