@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import streamlit as st
 
@@ -11,6 +13,7 @@ from studio.bulk import MOST_COMPARED
 from studio.files import run_url
 from studio.labels import label_of
 from studio.live import LiveRun, live_runs
+from studio.prompts import without_trigger
 from studio.run import samples
 from studio.run.config import as_text
 
@@ -19,7 +22,7 @@ IDENTITY = frozenset({"lora_name", "resume_from_checkpoint"})
 
 def choose(names: list[str]) -> list[LiveRun]:
     """The runs to compare: those of the address, which the box below changes."""
-    known = [run.name for run in live_runs().all()]
+    known = overlay.told_apart(live_runs().all())
     if "compare-runs" not in st.session_state or st.session_state.get("compare.address") != names:
         st.session_state["compare-runs"] = [name for name in names if name in known][:MOST_COMPARED]
         st.session_state["compare.address"] = names
@@ -29,8 +32,9 @@ def choose(names: list[str]) -> list[LiveRun]:
 
     picked = st.multiselect(
         "Runs",
-        known,
+        list(known),
         key="compare-runs",
+        format_func=lambda name: known.get(name, name),
         max_selections=MOST_COMPARED,
         placeholder="Choose two to six runs",
         label_visibility="collapsed",
@@ -72,7 +76,7 @@ def body(names: list[str]) -> None:
 def _card(run: LiveRun) -> None:
     state = run.state
     with st.container(gap="xsmall"):
-        st.markdown(f"{look.badge(state.state)} **{words.escape(state.title or run.name)}**")
+        st.markdown(f"{look.badge(state.state)} **{words.escape(run.title)}**")
         st.html(
             look.facts(
                 [
@@ -97,29 +101,36 @@ def held_out(run: LiveRun) -> str:
 
 
 def _samples(runs: list[LiveRun]) -> None:
-    """For each prompt the newest sample of each run up to a step; the same prompt in one line."""
-    found = {run.name: drawn(run.folder, run.state) for run in runs}
+    """For each prompt the newest sample of each run up to a step; the same prompt, each run's own trigger word in it,
+    in one line."""
+    found, called = {run.name: drawn(run.folder, run.state) for run in runs}, overlay.told_apart(runs)
     steps = sorted({step_of(sample) for line in found.values() for sample in line})
     if not steps:
         return
     st.markdown("**Samples**, each run's newest up to a step")
     at = samples.slider(steps, "compare-step")
     newest: dict[str, dict[str, dict]] = {}
-    for name, line in found.items():
-        for sample in line:
+    for run in runs:
+        trigger = str(run.state.config.get("concept_sentence") or "")
+        for sample in found[run.name]:
             if step_of(sample) <= at:
-                newest.setdefault(str(sample.get("prompt") or "no prompt"), {})[name] = sample
+                newest.setdefault(without_trigger(_prompt(sample), trigger), {})[run.name] = sample
     lines = []
-    for prompt, by_run in newest.items():
+    for common, by_run in newest.items():
+        prompts = {_prompt(sample) for sample in by_run.values()}
         cells = []
         for run in runs:
             sample = by_run.get(run.name)
             path = str(sample["path"]) if sample else ""
-            told = f"{run.name}, step {step_of(sample):,}: {prompt}" if sample else ""
+            told = f"{called[run.name]}, step {step_of(sample):,}: {_prompt(sample)}" if sample else ""
             line = f"step {step_of(sample):,}" if sample else ""
             cells.append((run_url(run.folder, path, 384), run_url(run.folder, path), told, line) if sample else None)
-        lines.append((prompt, cells))
-    st.html(look.matrix([run.state.title or run.name for run in runs], lines, wide=True))
+        lines.append((prompts.pop() if len(prompts) == 1 else common, cells))
+    st.html(look.matrix(list(called.values()), lines, wide=True))
+
+
+def _prompt(sample: dict[str, Any]) -> str:
+    return str(sample.get("prompt") or "no prompt")
 
 
 def _differences(runs: list[LiveRun]) -> None:
@@ -138,7 +149,8 @@ def _differences(runs: list[LiveRun]) -> None:
         st.caption("None: they were trained with the same settings.")
         return
     columns = {"setting": [label_of(name) for name in names]}
-    columns |= {run.name: [as_text(run.state.config.get(name)) for name in names] for run in runs}
+    called = overlay.told_apart(runs)
+    columns |= {called[run.name]: [as_text(run.state.config.get(name)) for name in names] for run in runs}
     st.dataframe(pa.table(columns), hide_index=True, width="stretch", key="compare-config", alt="Settings")
 
 

@@ -105,7 +105,7 @@ def card(run: LiveRun) -> None:
         st.html(look.thumbnail(samples.last_picture(run)), width="content")
         with st.container(width="stretch", gap="xsmall"):
             tags = " ".join(f":violet-badge[{words.escape(tag)}]" for tag in state.tags)
-            st.markdown(f"{look.badge(shown)} **{words.escape(state.title or run.name)}** {tags}")
+            st.markdown(f"{look.badge(shown)} **{words.escape(run.title)}** {tags}")
             if run.trouble:
                 st.caption(f":red[:material/error: {words.escape(run.trouble)}]")
             elif state.is_live and state.total_steps:

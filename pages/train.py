@@ -41,8 +41,7 @@ def current_draft() -> Draft:
     elif (changed := draft.refresh()) is not None:  # another tab wrote: the log is what counts
         form.fill(draft)
         if changed:
-            said = ", ".join(label_of(name) for name in changed[:6]) + (" …" if len(changed) > 6 else "")
-            st.toast(f"Changed in another tab, and here now: {said}", icon=":material/sync:")
+            form.say_changed(draft, changed)
     form.fill_missing(draft)
     return draft
 

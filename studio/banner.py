@@ -83,7 +83,7 @@ def _live_row(run: LiveRun, first: bool) -> None:
     shown = observed_state(state, default_outputs())
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"live-{run.name}"):
         with st.container(width="stretch", gap="xsmall"):
-            st.markdown(f"{look.badge(shown)} **{words.escape(state.title or run.name)}**")
+            st.markdown(f"{look.badge(shown)} **{words.escape(run.title)}**")
             _moving(run)
         with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
             open_link(run.name, key=f"open-{run.name}")
@@ -106,7 +106,7 @@ def _recent_row(run: LiveRun, first: bool) -> None:
     state = run.state
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"recent-{run.name}"):
         with st.container(width="stretch", gap="xsmall"):
-            title = words.escape(state.title or run.name)
+            title = words.escape(run.title)
             st.markdown(f"{look.badge(state.state)} **{title}** &nbsp; {_ended_words(run)}")
             started = ("started", words.clock(state.started) if state.started else "")
             st.html(look.facts([started, length(state)]))

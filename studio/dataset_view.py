@@ -234,8 +234,8 @@ def put_back(draft: Draft, picture: Picture, text: str) -> None:
 
 def say_overwritten(picture: Picture, stood: str) -> None:
     """What another tab had written meanwhile, and that it stands no more."""
-    name = words.escape(picture.path.name)
-    typing_saver.say_at_the_end(f"Another tab had written “{words.escape(stood)}” for {name}; yours stands now")
+    text = f"Another tab had written “{words.escape(stood)}” for {words.escape(picture.path.name)}; yours stands now"
+    typing_saver.say_of_another({caption_label(picture): stood}, lambda _: text)
 
 
 def _captioned(picture: Picture, widget: str) -> None:

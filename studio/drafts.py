@@ -88,6 +88,14 @@ class Draft:
         news, self._news = self._news, set()
         return [name for name, value in self.values.items() if before.get(name) != value or name in news]
 
+    def past(self, name: str) -> list[Any]:
+        """Every value that was kept for a field, the newest last."""
+        try:
+            saved = [event.data.get("config") for event in LogReader(self.folder.events).read_new()]
+        except OSError:
+            saved = []
+        return [config[name] for config in saved if isinstance(config, dict) and name in config]
+
     def changed(self) -> dict[str, Any]:
         """The fields that are not as defaults, memory preset and base model have them, each with what they have."""
         usual = follow_presets(self.values, {"base_model", "vram"}, self._usual)

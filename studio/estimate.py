@@ -50,8 +50,7 @@ def _lines(draft: Draft, config: RunConfig, pictures: int, steps: int) -> None:
     from fluxcore.planner.hardware import size_of
 
     made, problem = _planned(draft, config, pictures)
-    each, source = seconds_a_step(config, made)
-    st.markdown(time_words(each, source, steps))
+    st.markdown(time_words(*pace(config, made), steps))
     if made is not None:
         room, whose = _room()
         fits = made.fits(room or size_of(config.vram))
@@ -73,36 +72,37 @@ def _lines(draft: Draft, config: RunConfig, pictures: int, steps: int) -> None:
         _waiting(draft, config, pictures)
 
 
-def time_words(each: float | None, source: str, steps: int) -> str:
-    """`≈ 41 min (0.9 s a step in my-cat)`, or that it is not known."""
+def time_words(each: float | None, before: float, source: str, steps: int) -> str:
+    """`about 41 min (0.9 s a step in my-cat)`, or that it is not known."""
     if each is None or not steps:
         return ":material/schedule: Time: not known before the first steps"
-    return f":material/schedule: about **{words.duration(each * steps)}** :small[({source})]"
+    return f":material/schedule: about **{words.duration(before + each * steps)}** :small[({source})]"
 
 
-def seconds_a_step(config: RunConfig, made: Plan | None) -> tuple[float | None, str]:
-    """Seconds of a step and where that is from: a run of the same kind here, else the GPU's stated speed."""
+def pace(config: RunConfig, made: Plan | None) -> tuple[float | None, float, str]:
+    """Seconds of a step, seconds before the first one, and where that is from: a run of the same kind here, with its
+    samples and saves, else the GPU's stated speed."""
     usual = defaults()
     gpu: dict[str, Any] | None = None
     for run in live_runs().all()[:50]:
         state = run.state
         if gpu is None and state.gpus:
             gpu = next(iter(state.gpus.values()))
-        times = sorted(state.recent_seconds)
-        if times and all(state.config.get(name, usual[name]) == getattr(config, name) for name in SAME_WORK):
-            each = times[len(times) // 2]
-            return each, f"{words.pace(each)} in {words.escape(run.name)}"
+        each = state.whole_seconds_per_step
+        if each and all(state.config.get(name, usual[name]) == getattr(config, name) for name in SAME_WORK):
+            before = sum(state.phase_seconds.get(phase, 0.0) for phase in ("load", "cache"))
+            return each, before, f"{words.pace(each)} in {words.escape(run.title)}, with its samples and saves"
     return _by_speed(gpu, made)
 
 
-def _by_speed(gpu: dict[str, Any] | None, made: Plan | None) -> tuple[float | None, str]:
+def _by_speed(gpu: dict[str, Any] | None, made: Plan | None) -> tuple[float | None, float, str]:
     from fluxcore.planner.hardware import GPUS, UTILISATION
 
     name = str((gpu or {}).get("name") or "")
     known = next((one for one in GPUS if one.name.split(" (")[0].lower() in name.lower()), None)
     if known is None or made is None:
-        return None, ""
-    return made.step_seconds(known), f"estimated: {UTILISATION:.0%} of a {known.name}'s stated speed"
+        return None, 0.0, ""
+    return made.step_seconds(known), 0.0, f"the steps alone, at {UTILISATION:.0%} of a {known.name}'s stated speed"
 
 
 def _room() -> tuple[int | None, str]:

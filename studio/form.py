@@ -163,18 +163,21 @@ def is_typed(name: str) -> bool:
     return RunConfig.model_fields[name].annotation in (int, float, str) and name not in CHOSEN
 
 
-def is_same(value: Any, text: str) -> bool:
-    """Whether a field that shows `text` has this value."""
-    try:
-        return bool(type(value)(text) == value)
-    except ValueError:
-        return False
-
-
 def say_overwritten(name: str, stood: Any) -> None:
     """What another tab had set meanwhile, and that it stands no more."""
     text = f"Another tab had set {label_of(name)} to “{words.escape(str(stood)[:200])}”; what you set here stands now"
-    typing_saver.say_at_the_end(text)
+    typing_saver.say_of_another({key(name): stood}, lambda _: text)
+
+
+def say_changed(draft: Draft, names: list[str]) -> None:
+    """What another tab has set, and is shown here now."""
+
+    def text(keys: list[str]) -> str:
+        labels = [label_of(name) for name in names if key(name) in keys]
+        return "Changed in another tab, and here now: " + ", ".join(labels[:6]) + (" …" if len(labels) > 6 else "")
+
+    stood = {key(name): draft.values[name] for name in names}
+    typing_saver.say_of_another(stood, text, ":material/sync:")
 
 
 def check(draft: Draft) -> tuple[RunConfig | None, dict[str, str]]:

@@ -76,6 +76,11 @@ class LiveRun:
                 state = self._state = self._read()
         return state
 
+    @property
+    def title(self) -> str:
+        """What people call it: its title, else its name."""
+        return str(self.row.get("title") or self.name)
+
     def _read(self) -> RunState:
         found = self._history.state(self.name)
         return _published(found) if found else RunState(self.name)

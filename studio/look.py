@@ -129,6 +129,13 @@ def style() -> None:
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(3) { grid-column: 1 / -1; grid-row: 2; }
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
+            /* A prompt stands above its pictures: beside them there is no room for a second one. */
+            .fg-wide, .fg-wide thead, .fg-wide tbody { display: block; }
+            .fg-wide tr { display: flex; flex-wrap: wrap; gap: .3rem; margin-bottom: .6rem; }
+            .fg-wide tbody th { position: static; flex: 1 0 100%; width: auto; }
+            .fg-wide thead th { flex: 1 1 0; min-width: 0; overflow-wrap: anywhere; }
+            .fg-wide thead th:first-child { display: none; }
+            .fg-wide td { flex: 1 1 0; width: auto; min-width: 0; }
             .st-key-samples-tools > :first-child { flex: 1 0 100%; }
             .st-key-large-steps, .st-key-large-prompts { flex-wrap: wrap; }
             .st-key-large-steps > :nth-child(2), .st-key-large-prompts > :first-child { order: -1; flex: 1 0 100%; }

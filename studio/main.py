@@ -10,6 +10,7 @@ from studio import access, banner, dialogs, look, nav, notice, pulse
 
 # Our own file: Streamlit has browsers fetch the icons of its names from a host of Google's.
 ICON = Path(__file__).with_name("icon.png")
+AGAIN = "main.again"
 
 # Before the navigation, which would have browsers fetch the page's own icon all the same.
 st.set_page_config(page_title=notice.shown(), page_icon=ICON, layout="wide")
@@ -27,5 +28,14 @@ banner.show(current.url_path or nav.first(), notice.keep)
 if current.url_path in nav.OWNERS and access.is_viewer():
     st.info("This page is the owner's: with your link there is nothing to do on it.", icon=":material/visibility:")
 else:
-    current.run()
+    try:
+        current.run()
+        st.session_state.pop(AGAIN, None)
+    except RuntimeError as error:
+        # Of a session that connects anew Streamlit may draw in two threads for a moment: one counts what is kept while
+        # the other keeps something.
+        if "changed size during iteration" not in str(error) or st.session_state.get(AGAIN):
+            raise
+        st.session_state[AGAIN] = True
+        st.rerun()
 dialogs.show()

@@ -29,7 +29,7 @@ def tell(runs: list[LiveRun]) -> None:
 def sentence(run: LiveRun) -> str:
     """What became of a run, in a sentence."""
     state = run.state
-    name = f"**{words.escape(state.title or run.name)}**"
+    name = f"**{words.escape(run.title)}**"
     if state.state == "running":
         attempt = state.attempt
         return f"{name} trains" + (f" on from step {attempt.resume_step:,}" if attempt and attempt.resume_step else "")
@@ -44,7 +44,7 @@ def title(page: str, name: str = "") -> str:
     run = live_runs().get(name) if name else next((one for one in runs if one.is_live), None)
     if run is None:
         return f"{nav.TITLES[page][0]} · {APP}" if page in nav.TITLES else APP
-    state, shown = run.state, run.state.title or run.name
+    state, shown = run.state, run.title
     if not run.is_live:
         return f"{shown}: {state.state} · {APP}"
     far = f"{banner.progress(state):.0%}".replace("%", " %") if state.total_steps or state.phase_total else state.state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
@@ -77,19 +78,25 @@ def curve(run: LiveRun, smoothing: float, axis: str, measure: str) -> tuple[np.n
     return (times - times_of(run, np.zeros(1))[0]) / 60, losses
 
 
+def told_apart(runs: list[LiveRun]) -> dict[str, str]:
+    """What each run is called where several stand beside each other, by its name: two may have the same title."""
+    titles = Counter(run.title for run in runs)
+    return {run.name: run.title if titles[run.title] == 1 else f"{run.title} ({run.name})" for run in runs}
+
+
 def show(runs: list[LiveRun], smoothing: float, key: str, *, axis: str = "step", measure: str = LOSS) -> None:
     """The chart; those that have none are named."""
-    parts, without = [], []
+    parts, without, called = [], [], told_apart(runs)
     for run in runs:
         at, losses = curve(run, smoothing, axis, measure)
         if len(at):
-            parts.append(pa.table({"at": at, "loss": losses, "run": [run.name] * len(at)}))
+            parts.append(pa.table({"at": at, "loss": losses, "run": [called[run.name]] * len(at)}))
         else:
-            without.append(run.name)
+            without.append(called[run.name])
     if not parts:
         st.caption(f"None of these runs has a {measure} yet.")
         return
-    names = ", ".join(run.name for run in runs)
+    names = ", ".join(called.values())
     st.vega_lite_chart(
         pa.concat_tables(parts), _spec(axis, measure), key=key, width="stretch", alt=f"{measure} of {names}"
     )

@@ -30,8 +30,17 @@ def with_trigger(prompts: str, trigger: str) -> str:
     """`prompts`, a line each, with the trigger word in front of those that have it nowhere; comments stay."""
     if not trigger:
         return prompts
-    there = re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+    there = _word(trigger)
     return "\n".join(
         line if not line.strip() or line.lstrip().startswith("#") or there.search(line) else f"{trigger}, {line}"
         for line in prompts.split("\n")
     )
+
+
+def without_trigger(prompt: str, trigger: str) -> str:
+    """The prompt with a blank where the trigger word stands: it is the same for runs that differ by that alone."""
+    return _word(trigger).sub("…", prompt) if trigger else prompt
+
+
+def _word(trigger: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What was typed while the server was away: what another tab wrote meanwhile is told, and what is not shown is kept."""
+"""What was typed and not known to be kept, as while the server was away, is kept; what another tab wrote is told."""
 
 from __future__ import annotations
 
@@ -9,38 +9,46 @@ import streamlit as st
 from fluxcore.config import RunConfig
 from fluxcore.dataset import list_pictures
 
-from . import dataset_view, form
+from . import dataset_view, form, typing_saver
 from .drafts import Draft
 
 _FOUND, _SAID = "typed.found", "typed.told"
 
 
 def remember_found(draft: Draft) -> None:
-    """Keep what this session found when it began: a browser may have been typing over something older."""
+    """Keep the captions that this session found when it began: a browser may have been typing over something older."""
     if _FOUND not in st.session_state:
-        captions = {picture.path.name: picture.caption or "" for picture in list_pictures(draft.folder.dataset)}
-        st.session_state[_FOUND] = (dict(draft.values), captions)
+        pictures = list_pictures(draft.folder.dataset)
+        st.session_state[_FOUND] = {picture.path.name: picture.caption or "" for picture in pictures}
 
 
-def put_back(draft: Draft, typed: dict[str, Any]) -> None:
-    """What an earlier session was not known to have kept. The browser puts it into the fields that it shows, and mostly
-    it has come from there by now. Where it has not, for the field is folded away or Streamlit saw no change in it or
-    took it for an older one, it is kept from here; the browser tells it until it is said to be kept."""
-    values, captions = st.session_state[_FOUND]
+def put_back(draft: Draft, left: dict[str, Any], is_new: bool) -> None:
+    """Keep what the browser has typed and was not told to be kept (see `typing_saver.PutBack`). Mostly it has come from
+    the fields by now. Where it has not, for the field is folded away, or Streamlit saw no change in it or took it for
+    an older one, it is kept from here; the browser tells it until it is said to be kept."""
     said: set[str] = st.session_state.setdefault(_SAID, set())
     fields = {form.key(name): name for name in RunConfig.model_fields if form.is_typed(name)}
     pictures = {dataset_view.caption_label(picture): picture for picture in list_pictures(draft.folder.dataset)}
-    for key, entry in typed.items():
+    for key, entry in left.items():
         if not isinstance(entry, dict) or not isinstance(text := entry.get("text"), str):
             continue
-        own = [text, *(str(one) for one in (entry.get("base"), *(entry.get("past") or [])))]
-        if name := fields.get(key):
-            form.put_back(draft, name, text)
-            if key not in said and not any(form.is_same(values[name], one) for one in own):
-                form.say_overwritten(name, values[name])
-        elif picture := pictures.get(key):
-            found = captions.get(picture.path.name, "")
-            dataset_view.put_back(draft, picture, text)
-            if key not in said and found not in (" ".join(one.split()) for one in own):
-                dataset_view.say_overwritten(picture, found)
+        tells = is_new and key not in said  # later on an edit itself finds what another tab has written
         said.add(key)
+        if name := fields.get(key):
+            others = _others(draft, name, str(entry.get("base"))) if tells else []
+            form.put_back(draft, name, text)
+            if others:
+                form.say_overwritten(name, others[-1])
+        elif picture := pictures.get(key):
+            dataset_view.put_back(draft, picture, text)
+            found = st.session_state[_FOUND].get(picture.path.name, "")
+            if tells and not typing_saver.is_own(key, found):
+                dataset_view.say_overwritten(picture, found)
+
+
+def _others(draft: Draft, name: str, base: str) -> list[Any]:
+    """What other tabs set a field to since it showed `base`. A session of this window that the browser never heard of
+    may have written over it already: all that was kept counts."""
+    past = draft.past(name) or [draft.values[name]]
+    since = next((at for at in reversed(range(len(past))) if typing_saver.reads_as(base, past[at])), len(past) - 2)
+    return [value for value in past[since + 1 :] if not typing_saver.is_own(form.key(name), value)]

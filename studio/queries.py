@@ -17,8 +17,8 @@ MAX_NAME = 80
 _one_at_a_time = threading.Lock()
 
 EXAMPLES = {
-    "All runs": """SELECT run, state, step, total_steps, round(loss, 4) AS loss, round(best_loss, 4) AS best,
-       base_model, attempts, stalls, started
+    "All runs": """SELECT run, nullif(title, '') AS title, state, step, total_steps, round(loss, 4) AS loss,
+       round(best_loss, 4) AS best, base_model, attempts, stalls, started
 FROM runs
 ORDER BY created DESC""",
     "Loss by epoch": """SELECT run, epoch, avg(loss) AS loss, min(loss) AS best

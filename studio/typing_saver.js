@@ -1,6 +1,6 @@
 // Keeps what is typed, also while the server is away: see typing_saver.py. One for each window.
-const PAUSE = 400, SETTLING = 1000, AGAIN = 2000, PATIENCE = 20000 // milliseconds
-const MOST_PAST = 40000 // characters of a field's earlier texts
+const PAUSE = 400, SETTLING = 1000, AGAIN = 2000, LATE = 4000, PATIENCE = 20000 // milliseconds
+const MOST_OWN = 40000 // characters of the texts that a field had
 const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
 const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
 const KEPT = `${DRAFT}, .st-key-config-text, .st-key-command-text, .st-key-sql`
@@ -13,6 +13,9 @@ export default function ({ data, setTriggerValue }) {
 
 const isNumber = field => field instanceof HTMLInputElement && field.type === "number"
 const isText = field => field instanceof HTMLTextAreaElement || (field instanceof HTMLInputElement && field.type === "text")
+// A number is committed only where it reads as it was typed: of "0." or "0.50" on the way to "0.505" the form would make
+// another one under the person's hands.
+const isHalf = field => isNumber(field) && String(Number(field.value)) !== field.value
 const isAway = () => document.querySelector(".stApp")?.dataset.testConnectionState !== "CONNECTED"
 
 // A field of the draft by a name that the server knows, or nothing.
@@ -24,19 +27,21 @@ function nameOf(field) {
 }
 
 function begin() {
-  // What was typed and is not known to be on the disk: name → { draft, base, past, text, caret, at }. It outlives a reload.
-  let typed = {}
+  // What was typed and is not known to be on the disk: name → { draft, base, text, caret, at }; and every text that a
+  // field had under these hands: a connection that broke may have brought any of them to the disk, and what is found
+  // there is nobody else's then. Both outlive a reload.
+  let typed = {}, own = {}
   try {
-    typed = JSON.parse(sessionStorage.getItem(STORE)) ?? {}
+    ({ typed = {}, own = {} } = JSON.parse(sessionStorage.getItem(STORE)) ?? {})
   } catch { /* nothing, then */ }
-  let draft = null, session = null, holding = 0, tellNow = null
+  let draft = null, session = null, began = 0, holding = 0, tellNow = null
   const timers = new WeakMap(), before = new WeakMap(), putBack = new WeakSet()
   const isMine = entry => entry.draft === draft || !entry.draft
   const mine = () => Object.entries(typed).filter(([, entry]) => isMine(entry))
   const fields = () => [...document.querySelectorAll("input, textarea")]
   const remember = () => {
     try {
-      sessionStorage.setItem(STORE, JSON.stringify(typed))
+      sessionStorage.setItem(STORE, JSON.stringify({ typed, own }))
     } catch { /* full, or forbidden: it stays in memory */ }
   }
 
@@ -57,8 +62,13 @@ function begin() {
     field.dispatchEvent(new Event("input", { bubbles: true }))
   }
 
+  function keepHolding() {
+    if (!holding) requestAnimationFrame(hold)
+    holding = performance.now() + PATIENCE
+  }
+
   function hold() {
-    if (!mine().length || performance.now() > holding) return (holding = 0)
+    if (performance.now() > holding) return (holding = 0)
     for (const field of fields()) {
       const entry = typed[nameOf(field)]
       if (entry && isMine(entry) && field.value !== entry.text) put(field, entry)
@@ -77,12 +87,11 @@ function begin() {
   document.addEventListener("input", event => {
     const field = event.target, number = isNumber(field), name = nameOf(field)
     if (name && draft !== null) {
-      const entry = typed[name], at = Date.now(), base = entry?.base ?? before.get(field) ?? ""
-      // Any of what stood there may have come to the disk through a connection that broke before it was said: what is
-      // found there is known by it for one's own.
-      const past = entry ? [...entry.past, entry.text] : []
-      for (let size = past.reduce((sum, one) => sum + one.length, 0); size > MOST_PAST; ) size -= past.shift().length
-      typed[name] = { draft, base, past, text: field.value, caret: field.selectionStart, at }
+      const entry = typed[name], base = entry?.base ?? before.get(field) ?? ""
+      const texts = (own[name] ??= [])
+      texts.push(...(entry ? [] : [base]), field.value)
+      for (let size = texts.reduce((sum, one) => sum + one.length, 0); size > MOST_OWN; ) size -= texts.shift().length
+      typed[name] = { draft, base, text: field.value, caret: field.selectionStart, at: Date.now() }
       // An empty number is none, and what is as it was needs no keeping.
       if ((number && !field.value) || field.value === base) delete typed[name]
       remember()
@@ -90,10 +99,7 @@ function begin() {
     if (event.isComposing || !(number || field instanceof HTMLTextAreaElement) || !field.closest(KEPT)) return
     clearTimeout(timers.get(field))
     timers.set(field, setTimeout(() => {
-      // A number is committed only where it reads as it was typed: of "0." or "0.50" on the way to "0.505" the form
-      // would make another one under the person's hands.
-      if (number && String(Number(field.value)) !== field.value) return
-      if (document.activeElement === field || putBack.delete(field)) commit(field)
+      if (!isHalf(field) && (document.activeElement === field || putBack.delete(field))) commit(field)
     }, PAUSE))
   }, true)
 
@@ -104,14 +110,16 @@ function begin() {
     if (target.disabled) locked = target
   }, true)
   new MutationObserver(changes => {
-    for (const { target } of changes) {
+    for (const { target, attributeName } of changes) {
+      // The first drawing of a new server comes a while before it is heard here that it is one.
+      if (attributeName !== "disabled" && !isAway()) keepHolding()
       if (!target.disabled || !isAway() || !nameOf(target)) continue
       target.disabled = false
       if (target !== locked) continue
       target.focus({ preventScroll: true })
       locked = null
     }
-  }).observe(document.documentElement, { subtree: true, attributeFilter: ["disabled"] })
+  }).observe(document.documentElement, { subtree: true, attributeFilter: ["disabled", "data-test-connection-state"] })
 
   // After three seconds Streamlit lays a window over the page, which takes the focus: a line at the edge says it too.
   document.addEventListener("focusin", ({ target, relatedTarget }) => {
@@ -128,22 +136,23 @@ function begin() {
 
   // To the server, through the component as it was drawn last: one of before is gone with its drawing.
   function tell(left) {
-    const shown = new Set(fields().map(nameOf))
-    const told = ([name, entry]) => [name, { ...entry, text: typed[name]?.text ?? entry.text, shown: shown.has(name) }]
-    tellNow("typed", Object.fromEntries(left.map(told)))
+    const told = ([name, entry]) => [name, { base: entry.base, text: typed[name]?.text ?? entry.text }]
+    tellNow?.("typed", { left: Object.fromEntries(left.map(told)), own, isNew: Date.now() - began < PATIENCE })
   }
 
-  // What the server has still not said to be kept is told again; what is being typed comes by itself.
-  function tellAgain() {
-    if (!mine().length || performance.now() > holding) return
-    const left = mine().filter(([, entry]) => Date.now() - entry.at > AGAIN)
-    if (left.length && !isAway()) tell(left)
-    setTimeout(tellAgain, AGAIN)
-  }
+  // What the server has not said to be kept is told again for a while; what is being typed comes by itself.
+  setInterval(() => {
+    const now = Date.now(), half = nameOf(isHalf(document.activeElement) && document.activeElement)
+    if (isAway() || now - began < LATE) return
+    const isLate = ([name, { at }]) => name !== half && now - at > LATE && now - Math.max(at, began) < PATIENCE
+    const left = mine().filter(isLate)
+    if (left.length) tell(left)
+  }, AGAIN)
 
   return (data, newest) => {
-    tellNow = newest
+    tellNow = data.draft === null ? null : newest
     if (data.draft === null) return // a page without one
+    if (draft && draft !== data.draft) own = {}
     draft = data.draft
     for (const [name, value] of Object.entries(data.kept)) {
       const text = typed[name]?.text
@@ -152,13 +161,10 @@ function begin() {
     remember()
     if (session === data.session) return
     session = data.session
-    if (!mine().length) return
-    if (!holding) requestAnimationFrame(hold)
-    holding = performance.now() + PATIENCE
+    began = Date.now()
+    if (!Object.keys(own).length) return
+    keepHolding()
     const left = mine() // what is acknowledged until then is told too: another tab may have written over the same
-    setTimeout(() => { // once all is drawn, and what is shown has been committed
-      tell(left)
-      setTimeout(tellAgain, AGAIN)
-    }, SETTLING)
+    setTimeout(() => tell(left), SETTLING) // once all is drawn, and what is shown has been committed
   }
 }

@@ -2,8 +2,9 @@
 page (`typing_saver.js`) commits at a pause. Of the fields that are meant alone: the listener outlives the page that
 drew it, and in a form or a dialog what is half typed is nobody's wish yet.
 
-It also remembers what was typed into the draft's fields until the server says that it is kept. A new session – a server
-that was started anew, a reload – is told of what is left, with what stood in the field before (`put_back.py`).
+It also remembers what was typed into the draft's fields until the server says that it is kept. What is left after a
+while, and in a new session at once – a server that was started anew, a reload –, is told to the server (`put_back.py`),
+with every text that the fields had under the same hands: such a one is never another tab's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +23,45 @@ SEEN_SECONDS = 4.0
 MOST_ECHOES = 16
 """A browser that draws rarely hears of that many edits at a time."""
 _KEY, _SESSION, _KEPT, _SAID = "typing-saver-script", "typed.session", "typed.kept", "typed.said"
-_STALE = "typed.stale"
+_STALE, _OWN = "typed.stale", "typed.own"
+PutBack = Callable[[dict[str, Any], bool], None]
+"""Called with what is not known to be kept, and whether the session is a new one: name of the field → {"base": what
+stood there before, "text": what was typed}."""
 
 _script = st.components.v2.component(
     "fluxgym_typing_saver", js=Path(__file__).with_name("typing_saver.js").read_text("utf-8")
 )
 
 
-def save_while_typing(draft: str | None = None, put_back: Callable[[dict[str, Any]], None] | None = None) -> None:
+@dataclass
+class _Said:
+    stood: dict[str, Any]
+    words: Callable[[list[str]], str]
+    icon: str
+    shown: float = 0.0
+
+    def others(self) -> list[str]:
+        """The fields whose value is another tab's, as far as is known."""
+        return [name for name, value in self.stood.items() if not is_own(name, value)]
+
+
+def save_while_typing(draft: str | None = None, put_back: PutBack | None = None) -> None:
     """At the end of a page: those fields keep what is typed after a short pause; and what was to be said is said.
 
     At the end, because the browser tells what is left as soon as it has this: by then it knows of every field what the
     draft says, and reports nothing older as an edit.
 
-    `draft`: whose fields they are, "" where nothing of it was written yet. `put_back` is called with what an earlier
-    session was not known to have kept: name of the field → {"base": what stood there, "past": what did meanwhile,
-    "text": what was typed, "shown": whether the browser shows the field}.
+    `draft`: whose fields they are, "" where nothing of it was written yet.
     """
 
     def told() -> None:
-        left = st.session_state[_KEY].get("typed")
-        if put_back and isinstance(left, dict):
-            put_back(left)
+        typed = st.session_state[_KEY].get("typed")
+        if put_back and isinstance(typed, dict):
+            take_own(typed.get("own"))
+            left = typed.get("left")
+            put_back(left if isinstance(left, dict) else {}, bool(typed.get("isNew")))
 
-    said: dict[str, float] = st.session_state.setdefault(_SAID, {})
-    for text, shown in list(said.items()):
-        if shown and time.monotonic() - shown > SEEN_SECONDS:
-            del said[text]
-            continue
-        st.toast(text, icon=":material/warning:", duration="long")  # a rerun takes it away: it is said in that too
-        said[text] = shown or time.monotonic()
+    _toast()
     session = st.session_state.setdefault(_SESSION, secrets.token_hex(4))
     with st.container(key="typing-saver"):
         _script(
@@ -81,6 +92,51 @@ def is_stale(widget: str) -> bool:
     return time.monotonic() < until and bool(st.session_state[widget] == stood)
 
 
-def say_at_the_end(text: str) -> None:
-    """A toast when the page has been drawn: an edit that comes before would take it away unseen."""
-    st.session_state.setdefault(_SAID, {})[text] = 0.0
+def take_own(own: Any) -> None:
+    """What the browser says that its fields had under the person's hands, texts by name of the field."""
+    texts = own.items() if isinstance(own, dict) else ()
+    st.session_state[_OWN] = {name: {_plain(one) for one in some} for name, some in texts if isinstance(some, list)}
+    st.session_state[_SAID] = [one for one in st.session_state.get(_SAID, []) if one.others()]
+
+
+def is_own(name: str, value: Any) -> bool:
+    """Whether a field had this value under the hands of who sits before this window, as far as the browser said."""
+    texts: set[str] = st.session_state.get(_OWN, {}).get(name, set())
+    return any(reads_as(text, value) for text in texts)
+
+
+def say_of_another(stood: dict[str, Any], words: Callable[[list[str]], str], icon: str = ":material/warning:") -> None:
+    """A toast of what another tab wrote: at the page's end, for an edit that comes before would take it away unseen.
+
+    `stood`: the other's value by name of the field; `words` make a sentence of the names that are another's indeed. A
+    session that the browser has left behind writes too: what it wrote is one's own, though that is known later.
+    """
+    said: list[_Said] = st.session_state.setdefault(_SAID, [])
+    new = _Said(stood, words, icon)
+    if new.others() and all((one.stood, one.words([*stood])) != (stood, words([*stood])) for one in said):
+        said.append(new)
+
+
+def _toast() -> None:
+    now = time.monotonic()
+    said: list[_Said] = st.session_state.setdefault(_SAID, [])
+    said[:] = [one for one in said if not one.shown or now - one.shown < SEEN_SECONDS]
+    for one in said:
+        one.shown = one.shown or now
+        st.toast(
+            one.words(one.others()), icon=one.icon, duration="long"
+        )  # a rerun takes it away: it is said in that too
+
+
+def _plain(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
+def reads_as(text: str, value: Any) -> bool:
+    """Whether a field that shows `text` has this value."""
+    if isinstance(value, str):
+        return _plain(text) == _plain(value)
+    try:
+        return bool(type(value)(text) == value)
+    except ValueError:
+        return False

@@ -9,19 +9,20 @@ from fluxcore.dataset import read_caption
 from studio.drafts import Draft
 
 
-def _told(outputs: str, draft_id: str, typed: dict) -> None:
+def _told(outputs: str, draft_id: str, left: dict, own: dict) -> None:
     from pathlib import Path
 
     import streamlit as st
 
     from studio.drafts import Draft
     from studio.put_back import put_back, remember_found
+    from studio.typing_saver import save_while_typing, take_own
 
     draft = Draft(Path(outputs), draft_id)
     remember_found(draft)
-    put_back(draft, typed)
-    for text in st.session_state.get("typed.said", {}):
-        st.text(text)
+    take_own(own)
+    put_back(draft, left, True)
+    save_while_typing(draft.id)
     st.caption(", ".join(sorted(st.session_state["typed.kept"])))
 
 
@@ -30,9 +31,9 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
     draft.edit({"concept_sentence": "c4t", "lora_name": "cat", "seed": 1})
     Image.new("RGB", (8, 8)).save(draft.dataset / "one.png")
     (draft.dataset / "one.txt").write_text("a cat")
-    typed = {
-        "form.concept_sentence": {"base": "p", "past": ["p3"], "text": "p3t"},
-        "form.lora_name": {"base": "", "past": ["cat"], "text": "cats"},  # its own word was kept, and nobody said so
+    left = {
+        "form.concept_sentence": {"base": "p", "text": "p3t"},
+        "form.lora_name": {"base": "", "text": "cats"},
         "form.seed": {"base": "1", "text": "7"},
         "form.resolution": {"base": "1", "text": str(draft.values["resolution"])},  # it is on the disk already
         "form.network_dropout": {"base": "0", "text": "0,"},  # half typed
@@ -42,8 +43,17 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
         "Caption of two.png": {"base": "", "text": "x"},
         "form.workers": "no entry",
     }
+    own = {
+        "form.concept_sentence": ["p", "p3", "p3t"],
+        "form.lora_name": ["", "cat", "cats"],  # its own word was kept, and nobody said so
+        "form.seed": ["1", "7"],
+        "form.resolution": [str(draft.values["resolution"])],
+        "form.network_dropout": ["0", "0,"],
+        "form.workers": "no list",
+        "Caption of one.png": [" a  cat", "a cat on a sofa"],
+    }
     before = Draft(tmp_path, draft.id).values
-    app = AppTest.from_function(_told, args=(str(tmp_path), draft.id, typed)).run()
+    app = AppTest.from_function(_told, args=(str(tmp_path), draft.id, left, own), default_timeout=30).run()
     assert not app.exception
     after = Draft(tmp_path, draft.id).values
     changed = {name: value for name, value in after.items() if value != before[name]}
@@ -51,7 +61,19 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
     assert read_caption(draft.dataset / "one.png") == "a cat on a sofa"
     acknowledged = "Caption of one.png, form.concept_sentence, form.lora_name, form.resolution, form.seed"
     assert app.caption[0].value == acknowledged
-    assert [one.value for one in app.text] == [
+    assert [one.value for one in app.toast] == [
+        "Another tab had set Trigger word to “c4t”; what you set here stands now"
+    ]
+
+
+def test_another_tabs_word_is_told_though_an_unheard_session_has_written_over_it(tmp_path):
+    draft = Draft(tmp_path)
+    for word in ("b1rd", "p3", "c4t", "p3t"):  # before it began to type; its own; another's; its own once more
+        draft.edit({"concept_sentence": word})
+    left = {"form.concept_sentence": {"base": "p3", "text": "p3ts"}}
+    own = {"form.concept_sentence": ["p3", "p3t", "p3ts"]}
+    app = AppTest.from_function(_told, args=(str(tmp_path), draft.id, left, own), default_timeout=30).run()
+    assert [one.value for one in app.toast] == [
         "Another tab had set Trigger word to “c4t”; what you set here stands now"
     ]
 
@@ -68,8 +90,8 @@ def _told_and_contradicted(outputs: str, draft_id: str) -> None:
 
     draft = Draft(Path(outputs), draft_id)
     remember_found(draft)
-    typed = {"Caption of one.png": {"base": "", "text": "a cat"}, "form.concept_sentence": {"base": "", "text": "p3t"}}
-    put_back(draft, typed)
+    left = {"Caption of one.png": {"base": "", "text": "a cat"}, "form.concept_sentence": {"base": "", "text": "p3t"}}
+    put_back(draft, left, False)
     [picture] = list_pictures(draft.dataset)
     caption, trigger = dataset_view._caption_key(draft, picture), form.key("concept_sentence")
     for said_caption, said_trigger in (("", ""), ("a dog", "c4t")):
@@ -83,6 +105,33 @@ def test_a_message_of_before_takes_nothing_back(tmp_path):
     draft = Draft(tmp_path)
     draft.edit({"lora_name": "cat"})
     Image.new("RGB", (8, 8)).save(draft.dataset / "one.png")
-    app = AppTest.from_function(_told_and_contradicted, args=(str(tmp_path), draft.id)).run()
+    app = AppTest.from_function(_told_and_contradicted, args=(str(tmp_path), draft.id), default_timeout=30).run()
     assert not app.exception
     assert [one.value for one in app.text] == ["a cat p3t", "a dog c4t"]
+
+
+def _said_of_another(outputs: str, draft_id: str, own: dict) -> None:
+    from pathlib import Path
+
+    from studio import form
+    from studio.drafts import Draft
+    from studio.typing_saver import save_while_typing, take_own
+
+    draft = Draft(Path(outputs), draft_id)
+    form.say_overwritten("lora_name", "cat")
+    form.say_changed(draft, ["lora_name", "seed", "use_dora"])
+    take_own(own)  # it is known after that only what was the window's own
+    form.say_overwritten("lora_name", "cat")
+    save_while_typing(draft.id)
+
+
+def test_what_the_window_itself_wrote_through_a_connection_that_broke_is_no_other_tabs(tmp_path):
+    draft = Draft(tmp_path)
+    draft.edit({"lora_name": "cats", "seed": 3, "use_dora": True})
+    app = AppTest.from_function(_said_of_another, args=(str(tmp_path), draft.id, {}), default_timeout=30).run()
+    changed = "Changed in another tab, and here now: "
+    overwritten = "Another tab had set Name to “cat”; what you set here stands now"
+    assert [one.value for one in app.toast] == [overwritten, f"{changed}Name, Seed, DoRA"], "said once each"
+    own = {"form.lora_name": ["c", "ca", "cat", "cats"], "form.seed": ["3"]}
+    app = AppTest.from_function(_said_of_another, args=(str(tmp_path), draft.id, own), default_timeout=30).run()
+    assert [one.value for one in app.toast] == [f"{changed}DoRA"]

@@ -81,8 +81,7 @@ def _config(root: Path, name: str | None, file: Path | None, settings: list[str]
     if name is None:
         return build_config("plan", file, settings, {}), None
     _, state = load_run(root, name)
-    times = sorted(state.recent_seconds)
-    return parse_saved(state.config), times[len(times) // 2] if times else None
+    return parse_saved(state.config), state.seconds_per_step
 
 
 def _pictures(root: Path, name: str | None) -> int:

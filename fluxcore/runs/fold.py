@@ -83,6 +83,8 @@ class RunState:
     phase_started: str | None = None
     phase_seconds: dict[str, float] = field(default_factory=dict)
     """How long the newest attempt was in each phase that has ended, in the order in which they came first."""
+    seconds_beside: float = 0.0
+    """How long of that was since its first step and no training: samples, saves."""
     wishes: frozenset[str] = frozenset()
     """What a person asked the training for that it has not begun: "sample", "save"."""
 
@@ -173,9 +175,16 @@ class RunState:
         return ordered[len(ordered) // 2] if ordered else None
 
     @property
-    def eta_seconds(self) -> float | None:
-        """Seconds until the last step at the recent pace; None where that can't be said."""
+    def whole_seconds_per_step(self) -> float | None:
+        """`seconds_per_step` and its share of the samples and saves between the steps."""
         pace = self.seconds_per_step
+        return None if pace is None else pace + self.seconds_beside / self.timed_steps
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds until the last step at the recent pace, with what comes between the steps as often as until now;
+        None where that can't be said."""
+        pace = self.whole_seconds_per_step
         if pace is None or not self.total_steps or self.state not in ("running", "starting"):
             return None
         return pace * max(0, self.total_steps - self.step)

@@ -116,7 +116,7 @@ def _begin(state: RunState, resume_step: int | None) -> None:
     state.evidence, state.side_file, state.suspected, state.disk_low, state.weights = {}, None, None, None, None
     state.automatic_refused = False
     state.phase_done = state.phase_total = state.phase_started = None
-    state.phase_seconds, state.wishes = {}, frozenset()
+    state.phase_seconds, state.seconds_beside, state.wishes = {}, 0.0, frozenset()
     state.measured = [one for one in state.measured if one.step <= (resume_step or 0)] if resume_step else []
     state.recent_seconds.clear()
     state.stepping_seconds, state.timed_steps = 0.0, 0
@@ -169,6 +169,8 @@ def _leave_phase(state: RunState, event: Event) -> None:
     if state.phase and state.phase_started:
         seconds = (parse_ts(event.ts) - parse_ts(state.phase_started)).total_seconds()
         state.phase_seconds[state.phase] = state.phase_seconds.get(state.phase, 0.0) + max(0.0, seconds)
+        if state.phase != "train" and state.timed_steps:
+            state.seconds_beside += max(0.0, seconds)
     state.phase_started = None
 
 

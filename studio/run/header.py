@@ -22,12 +22,12 @@ def show(run: LiveRun) -> None:
     shown = observed_state(state, default_outputs())
     dialogs.pass_on()
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        title = f"## {words.escape(state.title or run.name)} &nbsp; {look.badge(shown)}"
+        title = f"## {words.escape(run.title)} &nbsp; {look.badge(shown)}"
         st.markdown(" ".join([title, *(f":violet-badge[{words.escape(tag)}]" for tag in state.tags)]), width="stretch")
         with st.container(horizontal=True, width="content", gap="xsmall"):
             _actions(run, shown)
             manage.menu(run)
-    if state.title and state.title != run.name:
+    if run.title != run.name:
         st.caption(f"`{run.name}`")
     _moving(run)
     if state.note:

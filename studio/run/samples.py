@@ -49,7 +49,7 @@ def show(run: LiveRun) -> None:
             key="samples-large",
             icon=":material/zoom_in:",
             on_click=dialogs.want,
-            args=(large, f"Samples of {run.state.title or run.name}", run.name, at),
+            args=(large, f"Samples of {run.title}", run.name, at),
             kwargs={"width": "large"},
             help="One picture at a time; the arrow keys go on",
         )
@@ -122,7 +122,7 @@ def open_large(names: list[str]) -> None:
     def clicked() -> None:
         if found := _of_address(names, str(st.session_state["sample-clicks"].asked or "")):
             run, sample = found
-            title = f"Samples of {run.state.title or run.name}"
+            title = f"Samples of {run.title}"
             st.session_state.pop("sample.place", None)  # where somebody went from it before
             dialogs.want(large, title, run.name, step_of(sample), index_of(sample), width="large")
 
