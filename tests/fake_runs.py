@@ -7,6 +7,7 @@ import math
 import random
 import struct
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,10 @@ class FakeRun:
                     },
                 )
 
-    def sample(self) -> None:
+    def sample(self, prompts: Sequence[str] = PROMPTS) -> None:
         """One sample for each prompt at this step."""
         self.folder.samples.mkdir(exist_ok=True)
-        for index, prompt in enumerate(PROMPTS):
+        for index, prompt in enumerate(prompts):
             path = self.folder.sample(index, 42, step=self.step)
             blend = min(1.0, self.step / 800)
             Image.new(

@@ -355,3 +355,15 @@ def test_the_best_loss_is_of_the_steps_that_the_run_went_through() -> None:
 
     assert state_after(*before).best_loss == 0.2
     assert again(3).best_loss == 0.5 and again(4).best_loss == 0.2 and again(None).best_loss == 0.6
+
+
+def test_the_time_left_counts_what_comes_between_the_steps() -> None:
+    before = [*STARTED, ("phase.started", {"phase": "sample"}, 1), ("phase.started", {"phase": "train"}, 1)]
+    stepped = [*before, *(("train.step", STEP | {"step": step}, 1) for step in (1, 2, 3, 4))]
+    assert state_after(*stepped).eta_seconds == 12.0, "samples of before the first step come no more"
+    sampled = [("phase.started", {"phase": "sample"}, 1), ("phase.progress", {"phase": "sample", "done": 1}, 1)]
+    after = state_after(*stepped, *sampled, ("phase.started", {"phase": "train"}, 1))
+    # Two seconds of samples for four steps of two seconds; events are a second apart here. Six steps are left.
+    assert (after.seconds_per_step, after.whole_seconds_per_step, after.eta_seconds) == (2.0, 2.5, 15.0)
+    again = state_after(*stepped, *sampled, ("run.stopped", {}, 1), ("run.started", {"pid": 8}, 2))
+    assert again.seconds_beside == 0.0

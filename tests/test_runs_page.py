@@ -153,3 +153,18 @@ def test_no_log_of_a_compacted_run_is_read_to_find_it_or_to_begin_like_it(output
     read.clear()
     app.text_input(key="runs-search").set_value("too blue").run()
     assert listed(app) == ["bee"] and set(read) <= {"bee"}
+
+
+def test_runs_are_called_by_their_titles_and_their_prompts_lined_up_without_trigger_words(outputs):
+    for name, word in (("dog", "d0g"), ("elk", "3lk")):
+        run = FakeRun(outputs, name, minutes_ago=60, concept_sentence=word)
+        run.start(pid=1, create_time=1)
+        run.steps(10)
+        run.sample(prompts=[f"{word} on a beach", "a red apple"])
+        run.append("app", "run.titled", {"title": "My animals"})
+    app = open_page("compare", runs="dog,elk")
+    said = text(app)
+    assert "My animals (dog)" in app.multiselect(key="compare-runs").options, "two have that title"
+    assert "<th scope=row>… on a beach</th>" in said and "d0g on a beach" in said, "the large one's words are its own"
+    assert said.count("<th scope=row>") == 2 and "<th scope=row>a red apple</th>" in said
+    assert app.dataframe[0].value.columns.tolist() == ["setting", "My animals (dog)", "My animals (elk)"]

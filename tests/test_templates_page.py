@@ -164,18 +164,19 @@ def test_changed_settings_are_marked_and_go_back(outputs):
 
 def test_time_comes_from_a_run_of_the_same_kind_or_is_not_known(outputs, monkeypatch):
     config = resolve_config({"lora_name": "new", "base_model": "flux-mini"})
-    assert estimate.seconds_a_step(config, None) == (None, "")
-    assert "not known" in estimate.time_words(None, "", 100)
+    assert estimate.pace(config, None) == (None, 0.0, "")
+    assert "not known" in estimate.time_words(None, 0.0, "", 100)
     run = FakeRun(outputs, "old", base_model="flux-mini", resolution=64)
     run.start(pid=1, create_time=1)
     run.steps(20)
     from studio.live import live_runs
 
     live_runs().expire()
-    each, source = estimate.seconds_a_step(config, None)
-    assert each and "old" in source and "about" in estimate.time_words(each, source, 100)
+    each, before, source = estimate.pace(config, None)
+    assert each and "old" in source and "about" in estimate.time_words(each, before, source, 100)
+    assert "**2 min**" in estimate.time_words(1.0, 20.0, source, 100), "loading and the pictures' cache come on top"
     other = RunConfig(lora_name="new", base_model="flux-dev", resolution=512)
-    assert estimate.seconds_a_step(other, None)[0] is None, "a step of another model says nothing"
+    assert estimate.pace(other, None)[0] is None, "a step of another model says nothing"
 
 
 def test_what_does_not_fit_is_said_with_a_way_out(outputs, monkeypatch):

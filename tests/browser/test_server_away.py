@@ -87,8 +87,9 @@ def test_typing_goes_on_while_the_server_is_away_and_comes_back(make_gym):
     fields = {"concept_sentence": "p3t", "sample_prompts": "p3t on\nthe moon", "seed": 7, "num_repeats": 12}
     becomes(lambda: {field: kept(gym.outputs, field) for field in fields}, fields, 20)
     becomes(lambda: read_caption(newest_draft(gym.outputs).dataset / "one.png"), "a red square", 20)
-    shown = [field.input_value() for field in (name, trigger, prompts, seed, repeats, caption)]
-    assert shown == [whole, "p3t", "p3t on\nthe moon", "7", "12", "a red square"]
+    shown = (name, trigger, prompts, seed, repeats, caption)
+    wanted = [whole, "p3t", "p3t on\nthe moon", "7", "12", "a red square"]
+    becomes(lambda: [field.input_value() for field in shown], wanted, 20)
     said = page.get_by_test_id("stToast").all_inner_texts()
     assert said == [], "nobody else wrote"
     assert page.locator(".fg-away").count() == 0
