@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
 import streamlit as st
 
 from fluxcore.runs.samples import drawn, step_of
@@ -148,10 +147,8 @@ def _differences(runs: list[LiveRun]) -> None:
     if not names:
         st.caption("None: they were trained with the same settings.")
         return
-    columns = {"setting": [label_of(name) for name in names]}
-    called = overlay.told_apart(runs)
-    columns |= {called[run.name]: [as_text(run.state.config.get(name)) for name in names] for run in runs}
-    st.dataframe(pa.table(columns), hide_index=True, width="stretch", key="compare-config", alt="Settings")
+    rows = [(label_of(name), name, [as_text(config.get(name)) for config in configs]) for name in names]
+    st.html(look.settings(list(overlay.told_apart(runs).values()), rows))
 
 
 st.title("Compare", anchor=False)

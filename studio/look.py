@@ -83,6 +83,14 @@ def style() -> None:
         .fg-matrix td { border: 0; padding: 0; width: 112px; min-width: 84px; }
         .fg-large img { aspect-ratio: auto; max-height: 62vh; }
         .fg-wide td { width: 210px; min-width: 130px; }
+        .fg-settings { width: 100%; table-layout: fixed; border-collapse: collapse; font-size: .88rem; }
+        .fg-settings th, .fg-settings td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0;
+            border: 0; border-top: 1px solid color-mix(in srgb, currentColor 14%, transparent); font-weight: 400;
+            overflow-wrap: anywhere; white-space: pre-line; }
+        .fg-settings thead th { border: 0; font-weight: 600; }
+        .fg-settings code { display: block; font-size: .75rem; opacity: .68; background: none; padding: 0;
+                            color: inherit; }
+        .fg-settings .fg-same { opacity: .68; }
         .fg-thumb { width: 64px; height: 64px; border-radius: 8px; object-fit: cover; display: block;
                     background: color-mix(in srgb, currentColor 6%, transparent); }
         .fg-spark { width: 120px; height: 34px; display: block; }
@@ -221,6 +229,18 @@ def matrix(
         f"<div class=fg-scroll><table class='{kind}'><thead><tr><th></th>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def settings(heads: list[str], rows: list[tuple[str, str, list[str]]]) -> str:
+    """A table of settings, (label, name, values): a column for each of `heads`, which wraps where it is narrow."""
+    head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in heads)
+    body = []
+    for label, name, values in rows:
+        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
+        same = " class=fg-same" if len(set(values)) == 1 else ""
+        named = f"{html.escape(label)}<code>{html.escape(name)}</code>"
+        body.append(f"<tr{same}><th scope=row>{named}</th>{cells}</tr>")
+    return f"<table class=fg-settings><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def _figure(small: str, full: str, description: str, line: str, kind: str = "", style: str = "") -> str:

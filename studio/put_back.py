@@ -38,7 +38,7 @@ def put_back(draft: Draft, left: dict[str, Any], is_new: bool) -> None:
             others = _others(draft, name, str(entry.get("base"))) if tells else []
             form.put_back(draft, name, text)
             if others:
-                form.say_overwritten(name, others[-1])
+                form.say_overwritten(name, others[0])
         elif picture := pictures.get(key):
             dataset_view.put_back(draft, picture, text)
             found = st.session_state[_FOUND].get(picture.path.name, "")
@@ -47,8 +47,12 @@ def put_back(draft: Draft, left: dict[str, Any], is_new: bool) -> None:
 
 
 def _others(draft: Draft, name: str, base: str) -> list[Any]:
-    """What other tabs set a field to since it showed `base`. A session of this window that the browser never heard of
-    may have written over it already: all that was kept counts."""
-    past = draft.past(name) or [draft.values[name]]
-    since = next((at for at in reversed(range(len(past))) if typing_saver.reads_as(base, past[at])), len(past) - 2)
-    return [value for value in past[since + 1 :] if not typing_saver.is_own(form.key(name), value)]
+    """What other tabs set a field to since it showed `base`, the newest first. A session of this window that the
+    browser never heard of may have written over it already: all that was kept counts."""
+    others: list[Any] = []
+    for value in reversed(draft.past(name)):
+        if typing_saver.reads_as(base, value):
+            break
+        if not typing_saver.is_own(form.key(name), value):
+            others.append(value)
+    return others

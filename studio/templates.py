@@ -21,6 +21,8 @@ from .live import live_runs
 
 BEFORE = "settings.before"
 """In the session: the draft's settings before a whole set of others took their place."""
+TEXTS = ("config.text", "command.text")
+"""The settings as text, and as a command."""
 
 
 def menu(draft: Draft, config: RunConfig | None) -> None:
@@ -125,22 +127,54 @@ def as_text(draft: Draft, config: RunConfig | None) -> None:
 def _editable(
     draft: Draft, key: str, text: str, label: str, tip: str, use: str, apply: Callable[[Draft], None]
 ) -> None:
-    """`text` to edit; as long as nobody did, it follows the form."""
+    """`text` to edit; as long as nobody did, it follows the form. An edit outlives that it is folded away."""
     seen = st.session_state.get(f"{key}.seen")
-    if key not in st.session_state or seen is None or seen[0] != draft.id or st.session_state[key] == seen[1]:
+    if seen is None or seen[0] != draft.id:
+        st.session_state[key] = text
+    elif key not in st.session_state:
+        edit = st.session_state.get(f"{key}.edit")
+        st.session_state[key] = text if edit is None else edit
+    elif st.session_state[key] == seen[1]:
         st.session_state[key] = text
     st.session_state[f"{key}.seen"] = (draft.id, text)
+    st.session_state[f"{key}.edit"] = st.session_state[key] if st.session_state[key] != text else None
     st.text_area(label, key=key, height=220, help=tip)
     if problem := st.session_state.get(f"{key}.problem"):
         st.markdown(f":red[:material/error: {words.escape(problem)}]")
-    st.button(
-        use,
-        key=f"{key.replace('.', '-')}-apply",
-        icon=":material/check:",
-        disabled=st.session_state[key] == text,
-        on_click=apply,
-        args=(draft,),
-    )
+    edited = st.session_state[key] != text
+    with st.container(horizontal=True):
+        st.button(
+            use,
+            key=f"{key.replace('.', '-')}-apply",
+            icon=":material/check:",
+            disabled=not edited,
+            on_click=apply,
+            args=(draft,),
+        )
+        if edited:
+            st.button(
+                "Put it back",
+                key=f"{key.replace('.', '-')}-back",
+                icon=":material/undo:",
+                type="tertiary",
+                help="As the form has it",
+                on_click=_put_back,
+                args=(draft, key, text),
+            )
+
+
+def is_unused(draft: Draft) -> bool:
+    """Whether the text or the command was edited and neither used nor put back."""
+    for key in TEXTS:
+        seen = st.session_state.get(f"{key}.seen")
+        if seen and seen[0] == draft.id and st.session_state.get(f"{key}.edit") is not None:
+            return True
+    return False
+
+
+def _put_back(draft: Draft, key: str, text: str) -> None:
+    st.session_state[key] = text
+    st.session_state.pop(f"{key}.problem", None)
 
 
 def command(config: RunConfig, pictures: Path) -> str:
@@ -253,7 +287,7 @@ def _use_text(draft: Draft, key: str, use: Callable[[], None]) -> None:
     except UserError as error:
         st.session_state[f"{key}.problem"] = str(error)
         return
-    for name in ("config.text", "command.text"):  # they are written anew, as the form has it now
+    for name in TEXTS:  # they are written anew, as the form has it now
         st.session_state.pop(f"{name}.problem", None)
         st.session_state.pop(f"{name}.seen", None)
     form.fill(draft)

@@ -34,7 +34,7 @@ function begin() {
   try {
     ({ typed = {}, own = {} } = JSON.parse(sessionStorage.getItem(STORE)) ?? {})
   } catch { /* nothing, then */ }
-  let draft = null, session = null, began = 0, holding = 0, tellNow = null
+  let draft = null, session = null, began = 0, isTold = true, holding = 0, tellNow = null
   const timers = new WeakMap(), before = new WeakMap(), putBack = new WeakSet()
   const isMine = entry => entry.draft === draft || !entry.draft
   const mine = () => Object.entries(typed).filter(([, entry]) => isMine(entry))
@@ -140,17 +140,19 @@ function begin() {
     tellNow?.("typed", { left: Object.fromEntries(left.map(told)), own, isNew: Date.now() - began < PATIENCE })
   }
 
-  // What the server has not said to be kept is told again for a while; what is being typed comes by itself.
+  // What the server has not said to be kept, or to have heard, is told again for a while: of two drawings that come
+  // close together one takes with it what was told through the other. What is being typed comes by itself.
   setInterval(() => {
     const now = Date.now(), half = nameOf(isHalf(document.activeElement) && document.activeElement)
     if (isAway() || now - began < LATE) return
     const isLate = ([name, { at }]) => name !== half && now - at > LATE && now - Math.max(at, began) < PATIENCE
     const left = mine().filter(isLate)
-    if (left.length) tell(left)
+    if (left.length || (!isTold && now - began < PATIENCE && Object.keys(own).length)) tell(left)
   }, AGAIN)
 
   return (data, newest) => {
     tellNow = data.draft === null ? null : newest
+    isTold = data.isTold
     if (data.draft === null) return // a page without one
     if (draft && draft !== data.draft) own = {}
     draft = data.draft

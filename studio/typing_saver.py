@@ -66,7 +66,12 @@ def save_while_typing(draft: str | None = None, put_back: PutBack | None = None)
     with st.container(key="typing-saver"):
         _script(
             key=_KEY,
-            data={"session": session, "draft": draft, "kept": dict(st.session_state.get(_KEPT, {}))},
+            data={
+                "session": session,
+                "draft": draft,
+                "kept": dict(st.session_state.get(_KEPT, {})),
+                "isTold": _OWN in st.session_state,
+            },
             on_typed_change=told,
         )
 

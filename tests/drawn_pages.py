@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def text(app: AppTest) -> str:
     """All that a page says."""
     kinds = (app.markdown, app.caption, app.warning, app.error, app.info, app.title, app.get("html"))
     return "\n".join(str(getattr(item, "value", None) or item.proto) for kind in kinds for item in kind)
+
+
+def settings_of(app: AppTest) -> dict[str, list[str]]:
+    """The table of settings of a page: what each column has, by setting."""
+    rows = re.findall(r"<code>(\w+)</code></th>((?:<td>[^<]*</td>)+)</tr>", text(app))
+    return {name: re.findall(r"<td>([^<]*)</td>", cells) for name, cells in rows}
 
 
 def add_pictures(outputs: Path, count: int = 3) -> None:

@@ -69,12 +69,16 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
 def test_another_tabs_word_is_told_though_an_unheard_session_has_written_over_it(tmp_path):
     draft = Draft(tmp_path)
     for word in ("b1rd", "p3", "c4t", "p3t"):  # before it began to type; its own; another's; its own once more
-        draft.edit({"concept_sentence": word})
-    left = {"form.concept_sentence": {"base": "p3", "text": "p3ts"}}
-    own = {"form.concept_sentence": ["p3", "p3t", "p3ts"]}
+        draft.edit({"concept_sentence": word, "lora_name": f"the {word}"})
+    left = {
+        "form.concept_sentence": {"base": "p3", "text": "p3ts"},
+        "form.lora_name": {"base": "", "text": "the p3t"},  # what stood there first was never written down
+    }
+    own = {"form.concept_sentence": ["p3", "p3t", "p3ts"], "form.lora_name": ["", "the b1rd", "the p3", "the p3t"]}
     app = AppTest.from_function(_told, args=(str(tmp_path), draft.id, left, own), default_timeout=30).run()
     assert [one.value for one in app.toast] == [
-        "Another tab had set Trigger word to “c4t”; what you set here stands now"
+        "Another tab had set Trigger word to “c4t”; what you set here stands now",
+        "Another tab had set Name to “the c4t”; what you set here stands now",
     ]
 
 

@@ -14,7 +14,7 @@ from fluxcore.errors import UserError
 from studio import estimate
 from studio.drafts import Draft, newest_draft
 from studio.templates import command
-from tests.drawn_pages import open_page, text
+from tests.drawn_pages import add_pictures, open_page, text
 from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.fake_runs import FakeRun
 
@@ -241,3 +241,22 @@ def test_the_trigger_word_goes_into_the_prompts(outputs):
     assert newest_draft(outputs).values["sample_prompts"] == "p3t, a cat\nP3T on the moon"
     assert app.text_area(key="form.sample_prompts").value == "p3t, a cat\nP3T on the moon"
     assert app.button(key="prompts-trigger").disabled
+
+
+def test_an_edited_command_that_was_not_used_is_asked_for_before_the_start(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    add_pictures(outputs)
+    command = app.text_area(key="command.text").value
+    edited = command.replace("--start", "--set seed=7 --start")
+    app.text_area(key="command.text").set_value(edited).run()
+    app.session_state["text.open"] = False
+    app.run()
+    assert "command.text" not in [one.key for one in app.text_area]
+    app.button(key="start").click().run()
+    assert "the command that you edited, or put it back" in text(app) and not (outputs / "cat").exists()
+    app.session_state["text.open"] = True
+    app.run()
+    assert app.text_area(key="command.text").value == edited, "it is there when it is unfolded again"
+    app.button(key="command-text-back").click().run()
+    assert app.text_area(key="command.text").value == command and "that you edited" not in text(app)

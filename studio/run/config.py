@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
 import streamlit as st
 
 from fluxcore.config import defaults
 
+from .. import look
 from ..labels import label_of
 from ..live import LiveRun, live_runs
 
@@ -30,29 +30,15 @@ def show(run: LiveRun) -> None:
     against = live_runs().get(other) if other else None
     mine = run.state.config
     theirs: dict[str, Any] = against.state.config if against else defaults()
-    title = against.name if against else "default"
+    title = against.title if against else "default"
     names = [name for name in mine if not only or mine.get(name) != theirs.get(name)]
     names += [name for name in theirs if name not in mine and (not only or against)]
     if not names:
         st.caption(f"No setting differs from {'those of ' + title if against else 'the defaults'}.")
         return
     names.sort(key=lambda name: mine.get(name) == theirs.get(name))
-    rows = pa.table(
-        {
-            "setting": [label_of(name) for name in names],
-            run.name: [as_text(mine.get(name)) for name in names],
-            title if title != run.name else f"{title} ": [as_text(theirs.get(name)) for name in names],
-            "key": names,
-        }
-    )
-    st.dataframe(
-        rows,
-        hide_index=True,
-        width="stretch",
-        height=min(40 + 35 * len(names), 640),
-        key=f"config-{run.name}",
-        alt=f"Settings of {run.name} beside {title}",
-    )
+    rows = [(label_of(name), name, [as_text(mine.get(name)), as_text(theirs.get(name))]) for name in names]
+    st.html(look.settings([run.title, title], rows))
 
 
 def as_text(value: Any) -> str:
