@@ -34,7 +34,7 @@ function begin() {
   try {
     ({ typed = {}, own = {} } = JSON.parse(sessionStorage.getItem(STORE)) ?? {})
   } catch { /* nothing, then */ }
-  let draft = null, session = null, began = 0, isTold = true, holding = 0, tellNow = null
+  let draft = null, session = null, began = 0, asks = false, holding = 0, tellNow = null
   const timers = new WeakMap(), before = new WeakMap(), putBack = new WeakSet()
   const isMine = entry => entry.draft === draft || !entry.draft
   const mine = () => Object.entries(typed).filter(([, entry]) => isMine(entry))
@@ -140,22 +140,25 @@ function begin() {
     tellNow?.("typed", { left: Object.fromEntries(left.map(told)), own, isNew: Date.now() - began < PATIENCE })
   }
 
-  // What the server has not said to be kept, or to have heard, is told again for a while: of two drawings that come
-  // close together one takes with it what was told through the other. What is being typed comes by itself.
+  // What the server has not said to be kept is told again for a while, and what it asked for until it has it: of two
+  // drawings that come close together one takes with it what was told through the other. What is being typed comes by
+  // itself.
   setInterval(() => {
     const now = Date.now(), half = nameOf(isHalf(document.activeElement) && document.activeElement)
     if (isAway() || now - began < LATE) return
     const isLate = ([name, { at }]) => name !== half && now - at > LATE && now - Math.max(at, began) < PATIENCE
     const left = mine().filter(isLate)
-    if (left.length || (!isTold && now - began < PATIENCE && Object.keys(own).length)) tell(left)
+    if (left.length || asks) tell(left)
   }, AGAIN)
 
   return (data, newest) => {
     tellNow = data.draft === null ? null : newest
-    isTold = data.isTold
     if (data.draft === null) return // a page without one
     if (draft && draft !== data.draft) own = {}
     draft = data.draft
+    asks = data.asks // whether some text is this window's own
+    if (asks) setTimeout(() => tell([]))
+    const left = mine() // what is acknowledged by now is told too: another tab may have written over the same
     for (const [name, value] of Object.entries(data.kept)) {
       const text = typed[name]?.text
       if (text !== undefined && (typeof value === "number" ? Number(text) === value : text === value)) delete typed[name]
@@ -164,9 +167,8 @@ function begin() {
     if (session === data.session) return
     session = data.session
     began = Date.now()
-    if (!Object.keys(own).length) return
+    if (!left.length) return
     keepHolding()
-    const left = mine() // what is acknowledged until then is told too: another tab may have written over the same
     setTimeout(() => tell(left), SETTLING) // once all is drawn, and what is shown has been committed
   }
 }

@@ -38,6 +38,8 @@ class _Said:
     stood: dict[str, Any]
     words: Callable[[list[str]], str]
     icon: str
+    judged: bool = False
+    """Whether the browser has said since what is its own."""
     shown: float = 0.0
 
     def others(self) -> list[str]:
@@ -70,7 +72,7 @@ def save_while_typing(draft: str | None = None, put_back: PutBack | None = None)
                 "session": session,
                 "draft": draft,
                 "kept": dict(st.session_state.get(_KEPT, {})),
-                "isTold": _OWN in st.session_state,
+                "asks": any(not one.judged for one in st.session_state[_SAID]),
             },
             on_typed_change=told,
         )
@@ -101,7 +103,10 @@ def take_own(own: Any) -> None:
     """What the browser says that its fields had under the person's hands, texts by name of the field."""
     texts = own.items() if isinstance(own, dict) else ()
     st.session_state[_OWN] = {name: {_plain(one) for one in some} for name, some in texts if isinstance(some, list)}
-    st.session_state[_SAID] = [one for one in st.session_state.get(_SAID, []) if one.others()]
+    said: list[_Said] = st.session_state.setdefault(_SAID, [])
+    said[:] = [one for one in said if one.others()]
+    for one in said:
+        one.judged = True
 
 
 def is_own(name: str, value: Any) -> bool:
@@ -114,19 +119,18 @@ def say_of_another(stood: dict[str, Any], words: Callable[[list[str]], str], ico
     """A toast of what another tab wrote: at the page's end, for an edit that comes before would take it away unseen.
 
     `stood`: the other's value by name of the field; `words` make a sentence of the names that are another's indeed. A
-    session that the browser has left behind writes too: what it wrote is one's own, though that is known later.
+    session that the browser has left behind writes too, and that is one's own: the browser is asked first.
     """
     said: list[_Said] = st.session_state.setdefault(_SAID, [])
-    new = _Said(stood, words, icon)
-    if new.others() and all((one.stood, one.words([*stood])) != (stood, words([*stood])) for one in said):
-        said.append(new)
+    if all((one.stood, one.words([*stood])) != (stood, words([*stood])) for one in said):
+        said.append(_Said(stood, words, icon))
 
 
 def _toast() -> None:
     now = time.monotonic()
     said: list[_Said] = st.session_state.setdefault(_SAID, [])
     said[:] = [one for one in said if not one.shown or now - one.shown < SEEN_SECONDS]
-    for one in said:
+    for one in (one for one in said if one.judged):
         one.shown = one.shown or now
         st.toast(
             one.words(one.others()), icon=one.icon, duration="long"

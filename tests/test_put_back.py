@@ -22,6 +22,7 @@ def _told(outputs: str, draft_id: str, left: dict, own: dict) -> None:
     remember_found(draft)
     take_own(own)
     put_back(draft, left, True)
+    take_own(own)
     save_while_typing(draft.id)
     st.caption(", ".join(sorted(st.session_state["typed.kept"])))
 
@@ -114,7 +115,7 @@ def test_a_message_of_before_takes_nothing_back(tmp_path):
     assert [one.value for one in app.text] == ["a cat p3t", "a dog c4t"]
 
 
-def _said_of_another(outputs: str, draft_id: str, own: dict) -> None:
+def _said_of_another(outputs: str, draft_id: str, own: dict | None) -> None:
     from pathlib import Path
 
     from studio import form
@@ -123,15 +124,18 @@ def _said_of_another(outputs: str, draft_id: str, own: dict) -> None:
 
     draft = Draft(Path(outputs), draft_id)
     form.say_overwritten("lora_name", "cat")
-    form.say_changed(draft, ["lora_name", "seed", "use_dora"])
-    take_own(own)  # it is known after that only what was the window's own
     form.say_overwritten("lora_name", "cat")
+    form.say_changed(draft, ["lora_name", "seed", "use_dora"])
+    if own is not None:
+        take_own(own)
     save_while_typing(draft.id)
 
 
 def test_what_the_window_itself_wrote_through_a_connection_that_broke_is_no_other_tabs(tmp_path):
     draft = Draft(tmp_path)
     draft.edit({"lora_name": "cats", "seed": 3, "use_dora": True})
+    app = AppTest.from_function(_said_of_another, args=(str(tmp_path), draft.id, None), default_timeout=30).run()
+    assert not app.toast, "the browser is asked first what is its own"
     app = AppTest.from_function(_said_of_another, args=(str(tmp_path), draft.id, {}), default_timeout=30).run()
     changed = "Changed in another tab, and here now: "
     overwritten = "Another tab had set Name to “cat”; what you set here stands now"
