@@ -41,7 +41,7 @@ def picture(run: FakeRun) -> Image.Image:
 
 def cell(image: Image.Image, column: int, row: int, side: int = 256) -> tuple[int, ...]:
     """The colour in a cell's middle."""
-    place = LABEL + column * (side + GAP) + side // 2, HEADER + row * (side + GAP) + side // 2
+    place = LABEL + column * (side + GAP) + side // 2, 2 * HEADER + row * (side + GAP) + side // 2
     colour = image.getpixel(place)
     assert isinstance(colour, tuple)
     return colour
@@ -72,11 +72,12 @@ def test_prompts_down_and_steps_across(run):
     one(run, 0, 1, "blue")
     one(run, 1200, 0, "lime", size=(1024, 512))
     image = picture(run)
-    assert image.size == (LABEL + 2 * (256 + GAP) + GAP, HEADER + 2 * (256 + GAP))
+    assert image.size == (LABEL + 2 * (256 + GAP) + GAP, 2 * HEADER + 2 * (256 + GAP))
     assert [cell(image, 0, 0), cell(image, 0, 1), cell(image, 1, 0)] == [(255, 0, 0), (0, 0, 255), (0, 255, 0)]
     assert cell(image, 1, 1) == (238, 238, 238), "nothing was drawn there"
-    assert image.getpixel((LABEL + 256 + GAP + 128, HEADER + 20)) == (255, 255, 255), "the sides' ratio is kept"
-    for box in ((0, 0, LABEL, HEADER), (LABEL, 0, image.width, HEADER), (0, HEADER, LABEL, HEADER + 256)):
+    assert image.getpixel((LABEL + 256 + GAP + 128, 2 * HEADER + 20)) == (255, 255, 255), "the sides' ratio is kept"
+    boxes = (0, 0, LABEL, HEADER), (LABEL, HEADER, image.width, 2 * HEADER), (0, 2 * HEADER, LABEL, HEADER + 256)
+    for box in boxes:
         darkest, _ = image.crop(box).convert("L").getextrema()
         assert darkest < 120, "a title, steps, prompts"
 
@@ -88,7 +89,7 @@ def test_it_is_bounded_and_says_what_it_leaves_out(run, monkeypatch):
     for index in (1, 2, 3):
         one(run, 0, index, "blue", size=(2000, 64))
     image = picture(run)
-    assert image.size == (LABEL + 12 * (256 + GAP) + GAP, HEADER + 2 * (256 + GAP) + HEADER)
+    assert image.size == (LABEL + 12 * (256 + GAP) + GAP, 2 * HEADER + 2 * (256 + GAP) + HEADER)
     said = image.crop((0, image.height - HEADER, LABEL * 2, image.height)).convert("L").getextrema()
     assert said[0] < 120
     assert grid._left_out(8, "step") == ["8 more steps left out"] and grid._left_out(0, "step") == []
@@ -101,7 +102,7 @@ def test_small_pictures_get_small_cells_and_broken_ones_are_left_empty(run, monk
     broken.write_bytes(broken.read_bytes()[:60])
     monkeypatch.setattr(grid, "MOST_PIXELS", 100 * 100)
     image = picture(run)
-    assert image.size == (LABEL + 3 * (128 + GAP) + GAP, HEADER + 128 + GAP) and huge
+    assert image.size == (LABEL + 3 * (128 + GAP) + GAP, 2 * HEADER + 128 + GAP) and huge
     assert [cell(image, column, 0, 128) for column in range(3)] == [(255, 0, 0), (238, 238, 238), (238, 238, 238)]
 
 

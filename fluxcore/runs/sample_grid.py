@@ -46,18 +46,19 @@ def sample_grid(folder: RunFolder, state: RunState, find: Finder = sample_file) 
 
     width = LABEL + len(shown) * (side + GAP) + GAP
     below = [*_left_out(len(steps) - len(shown), "step"), *_left_out(len(lines) - len(rows), "prompt")]
-    bottom = HEADER + len(rows) * (side + GAP)
+    head = 2 * HEADER  # the title, and the steps
+    bottom = head + len(rows) * (side + GAP)
     sheet = Image.new("RGB", (width, bottom + (HEADER if below else 0)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
     best = best_weights(folder, state)
-    title = _wrapped(state.title or folder.name, font, LABEL - 2 * GAP, 1)
+    title = _wrapped(state.title or folder.name, font, width - 2 * GAP, 1)
     pen.text((GAP, HEADER // 2), title, fill="black", font=font, anchor="lm")
     for column, step in enumerate(shown):
         centre = LABEL + column * (side + GAP) + side // 2
         said = f"{step:,}, best" if best and best.step == step else f"step {step:,}" if not column else f"{step:,}"
-        pen.text((centre, HEADER // 2), said, fill=GREY, font=font, anchor="mm")
+        pen.text((centre, HEADER + HEADER // 2), said, fill=GREY, font=font, anchor="mm")
     for row, (line, files_at) in enumerate(zip(rows, cells, strict=True)):
-        top = HEADER + row * (side + GAP)
+        top = head + row * (side + GAP)
         prompt = _wrapped(str(line[-1].get("prompt") or "no prompt"), font, LABEL - 2 * GAP, side // LINE)
         pen.multiline_text((GAP, top), prompt, fill=GREY, font=font, spacing=LINE - TEXT)
         for column, step in enumerate(shown):

@@ -62,6 +62,6 @@ def machine(state: RunState) -> None:
     if not state.gpus and host:
         pairs.insert(0, ("GPU", "none seen"))
     if pairs:
-        st.html(look.facts(pairs if state.is_busy else [("", "at the end:"), *pairs]))
+        st.html(look.facts(pairs if state.is_busy else [("", "last reading:"), *pairs]))
     else:
         st.caption("The machine is sampled while the run trains.")
