@@ -134,7 +134,7 @@ with left:
     )
     st.session_state["sql.text"] = st.session_state["sql"]
     st.button("Ask", key="sql-ask", type="primary", icon=":material/play_arrow:", shortcut="Ctrl+Enter", on_click=ask)
-with right, st.container(height=290, border=True):
+with right, st.container(height=290, border=True, key="sql-views"):
     for view, columns in columns_of_views().items():
         with st.expander(f"`{view}`"):
             st.markdown("  \n".join(f"`{name}` :small[:gray[{kind.lower()}]]" for name, kind in columns.items()))

@@ -91,6 +91,7 @@ def style() -> None:
         .fg-settings code { display: block; font-size: .75rem; opacity: .68; background: none; padding: 0;
                             color: inherit; }
         .fg-settings .fg-same { opacity: .68; }
+        .st-key-form-vram button { padding-inline: .2rem; min-width: 0; }
         .fg-thumb { width: 64px; height: 64px; border-radius: 8px; object-fit: cover; display: block;
                     background: color-mix(in srgb, currentColor 6%, transparent); }
         .fg-spark { width: 120px; height: 34px; display: block; }
@@ -137,6 +138,10 @@ def style() -> None:
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(3) { grid-column: 1 / -1; grid-row: 2; }
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
+            /* The answer comes before the columns that there are. */
+            .stLayoutWrapper:has(> .stHorizontalBlock > .stColumn .st-key-sql-views),
+            .stHorizontalBlock:has(> .stColumn .st-key-sql-views) { display: contents; }
+            .stColumn:has(.st-key-sql-views) { order: 1; }
             /* A prompt stands above its pictures: beside them there is no room for a second one. */
             .fg-wide, .fg-wide thead, .fg-wide tbody { display: block; }
             .fg-wide tr { display: flex; flex-wrap: wrap; gap: .3rem; margin-bottom: .6rem; }
