@@ -83,6 +83,9 @@ def style() -> None:
         .fg-matrix td { border: 0; padding: 0; width: 112px; min-width: 84px; }
         .fg-large img { aspect-ratio: auto; max-height: 62vh; }
         .fg-wide td { width: 210px; min-width: 130px; }
+        .fg-legend { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; font-size: .88rem; }
+        .fg-legend i { display: inline-block; width: .9rem; height: .25rem; border-radius: 2px; margin-right: .4rem;
+                       vertical-align: middle; }
         .fg-settings { width: 100%; table-layout: fixed; border-collapse: collapse; font-size: .88rem; }
         .fg-settings th, .fg-settings td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0;
             border: 0; border-top: 1px solid color-mix(in srgb, currentColor 14%, transparent); font-weight: 400;
@@ -124,7 +127,8 @@ def style() -> None:
             [class*="st-key-banner-more-phone"] { display: block; }
             [class*="st-key-recent-"] p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
                                           overflow: hidden; }
-            .st-key-banner-refresh, button kbd { display: none; }
+            .st-key-banner-refresh { display: none; }
+            button kbd { display: none !important; }
             /* Start is always in reach, and the pictures are a strip to be pushed aside. */
             .st-key-start { position: fixed; left: 0; right: 0; bottom: 0; z-index: 99; padding: .6rem .8rem;
                             width: 100% !important; background: var(--fg-page); border-top: 1px solid
@@ -139,8 +143,9 @@ def style() -> None:
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
             /* The answer comes before the columns that there are. */
-            .stLayoutWrapper:has(> .stHorizontalBlock > .stColumn .st-key-sql-views),
+            [data-testid="stLayoutWrapper"]:has(> .stHorizontalBlock > .stColumn .st-key-sql-views),
             .stHorizontalBlock:has(> .stColumn .st-key-sql-views) { display: contents; }
+            .stColumn:has(.st-key-sql), .stColumn:has(.st-key-sql-views) { width: 100%; }
             .stColumn:has(.st-key-sql-views) { order: 1; }
             /* A prompt stands above its pictures: beside them there is no room for a second one. */
             .fg-wide, .fg-wide thead, .fg-wide tbody { display: block; }
@@ -236,6 +241,12 @@ def matrix(
     )
 
 
+def legend(items: list[tuple[str, str]]) -> str:
+    """What colour of a chart is whose: (name, colour). It wraps, which Vega's own does not."""
+    parts = [f"<span><i style='background:{color}'></i>{html.escape(name)}</span>" for name, color in items]
+    return f"<div class=fg-legend>{''.join(parts)}</div>"
+
+
 def settings(heads: list[str], rows: list[tuple[str, str, list[str]]]) -> str:
     """A table of settings, (label, name, values): a column for each of `heads`, which wraps where it is narrow."""
     head = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in heads)
@@ -243,7 +254,7 @@ def settings(heads: list[str], rows: list[tuple[str, str, list[str]]]) -> str:
     for label, name, values in rows:
         cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
         same = " class=fg-same" if len(set(values)) == 1 else ""
-        named = f"{html.escape(label)}<code>{html.escape(name)}</code>"
+        named = f"{html.escape(label)}<code>{html.escape(name).replace('_', '_<wbr>')}</code>"
         body.append(f"<tr{same}><th scope=row>{named}</th>{cells}</tr>")
     return f"<table class=fg-settings><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 

@@ -13,6 +13,7 @@ import streamlit as st
 
 from fluxcore.log import parse_ts
 
+from . import look
 from .charts import COLORS, smooth
 from .live import LiveRun
 from .step_charts import HELD_LOSS, LOSS, times_of
@@ -49,7 +50,7 @@ def _spec(axis: str, measure: str) -> dict[str, Any]:
                 "type": "nominal",
                 "title": None,
                 "scale": {"range": list(COLORS)},
-                "legend": {"orient": "top", "labelLimit": 260, "columns": 3},
+                "legend": None,
                 "sort": None,
             },
             "tooltip": [
@@ -96,9 +97,10 @@ def show(runs: list[LiveRun], smoothing: float, key: str, *, axis: str = "step",
     if not parts:
         st.caption(f"None of these runs has a {measure} yet.")
         return
-    names = ", ".join(called.values())
+    names = [name for name in called.values() if name not in without]
+    st.html(look.legend(list(zip(names, COLORS, strict=False))))
     st.vega_lite_chart(
-        pa.concat_tables(parts), _spec(axis, measure), key=key, width="stretch", alt=f"{measure} of {names}"
+        pa.concat_tables(parts), _spec(axis, measure), key=key, width="stretch", alt=f"{measure} of {', '.join(names)}"
     )
     if without:
         st.caption(f"No {measure} yet: {', '.join(without)}.")

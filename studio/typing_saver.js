@@ -57,7 +57,8 @@ function begin() {
   function put(field, { text, caret }) {
     const kind = field instanceof HTMLTextAreaElement ? HTMLTextAreaElement : HTMLInputElement
     Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, text)
-    if (caret !== null && field === document.activeElement) field.setSelectionRange(caret, caret)
+    const isHere = field === document.activeElement || nameOf(field) === typing
+    if (caret !== null && isHere) field.setSelectionRange(caret, caret)
     putBack.add(field) // it is committed although nobody is in it
     field.dispatchEvent(new Event("input", { bubbles: true }))
   }
@@ -70,11 +71,30 @@ function begin() {
   function hold() {
     if (performance.now() > holding) return (holding = 0)
     for (const field of fields()) {
-      const entry = typed[nameOf(field)]
+      const name = nameOf(field), entry = typed[name]
       if (entry && isMine(entry) && field.value !== entry.text) put(field, entry)
+      if (name && name === typing && document.activeElement === document.body) field.focus({ preventScroll: true })
     }
     requestAnimationFrame(hold)
   }
+
+  // The field that the person types in, until a click or a key leads elsewhere. A drawing that makes it anew, and the
+  // window that Streamlit lays over the page, take the focus under a person's hands: what is typed then goes in there.
+  let typing = ""
+  document.addEventListener("pointerdown", () => (typing = ""), true)
+  document.addEventListener("focusin", ({ target }) => (typing = nameOf(target) || (isText(target) ? "" : typing)), true)
+  document.addEventListener("keydown", event => {
+    if (event.key === "Tab" || event.key === "Escape") typing = ""
+    if (!typing || !(holding || isAway()) || nameOf(document.activeElement) === typing) return
+    if (event.key.length !== 1 || event.isComposing || event.ctrlKey || event.altKey || event.metaKey) return
+    const field = fields().find(one => nameOf(one) === typing)
+    if (!field) return
+    event.preventDefault()
+    event.stopPropagation()
+    const text = typed[typing]?.text ?? field.value, caret = field.selectionStart ?? text.length
+    if (!typed[typing]) before.set(field, text)
+    put(field, { text: text.slice(0, caret) + event.key + text.slice(caret), caret: isNumber(field) ? null : caret + 1 })
+  }, true)
 
   document.addEventListener("beforeinput", event => {
     const field = event.target, name = nameOf(field)

@@ -59,7 +59,7 @@ def text(app: AppTest) -> str:
 
 def settings_of(app: AppTest) -> dict[str, list[str]]:
     """The table of settings of a page: what each column has, by setting."""
-    rows = re.findall(r"<code>(\w+)</code></th>((?:<td>[^<]*</td>)+)</tr>", text(app))
+    rows = re.findall(r"<code>(\w+)</code></th>((?:<td>[^<]*</td>)+)</tr>", text(app).replace("<wbr>", ""))
     return {name: re.findall(r"<td>([^<]*)</td>", cells) for name, cells in rows}
 
 

@@ -62,8 +62,7 @@ def test_typing_goes_on_while_the_server_is_away_and_comes_back(make_gym):
     kill(gym, page)
     page.keyboard.type("t")  # the field was not left
     assert trigger.input_value() == "p3t"
-    # Streamlit's window, which would take the focus, makes way for a line. What a machine types in that very moment
-    # goes nowhere.
+    # Streamlit's window, which would take the focus, makes way for a line.
     page.get_by_role("status").get_by_text("What you type here is kept").wait_for()
     page.get_by_role("dialog").wait_for(state="detached")
     add(name, " in the")
@@ -93,6 +92,25 @@ def test_typing_goes_on_while_the_server_is_away_and_comes_back(make_gym):
     said = page.get_by_test_id("stToast").all_inner_texts()
     assert said == [], "nobody else wrote"
     assert page.locator(".fg-away").count() == 0
+
+
+def test_no_key_is_lost_when_streamlit_lays_its_window_over_the_page(make_gym):
+    gym = make_gym()
+    page = gym.open()
+    name = page.get_by_label("Name", exact=True)
+    add(name, "My cat")
+    wait_until(lambda: kept(gym.outputs, "lora_name") == "My cat", 20)
+    name.press("Home")
+    kill(gym, page)
+    text = "".join(f"{number} " for number in range(130))
+    page.keyboard.type(text, delay=12)  # the window comes meanwhile
+    page.get_by_role("status").get_by_text("What you type here is kept").wait_for()
+    page.evaluate("document.activeElement.blur()")  # as that window does on a busy machine, and a field made anew
+    page.keyboard.type("and ")
+    assert name.input_value() == f"{text}and My cat"
+    page.get_by_role("heading", name="Train a LoRA").click()
+    page.keyboard.type("x")  # nobody types into the name any more
+    assert name.input_value() == f"{text}and My cat"
 
 
 def test_a_reload_while_the_server_is_away_loses_nothing(make_gym):
