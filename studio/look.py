@@ -142,7 +142,7 @@ def style() -> None:
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(3) { grid-column: 1 / -1; grid-row: 2; }
             .stHorizontalBlock[class*="st-key-card-"] > :nth-child(4) { justify-self: end; }
             .st-key-run-menu { flex: none; }
-            /* The answer comes before the columns that there are. */
+            /* First the answer, then the columns that there are. */
             [data-testid="stLayoutWrapper"]:has(> .stHorizontalBlock > .stColumn .st-key-sql-views),
             .stHorizontalBlock:has(> .stColumn .st-key-sql-views) { display: contents; }
             .stColumn:has(.st-key-sql), .stColumn:has(.st-key-sql-views) { width: 100%; }
