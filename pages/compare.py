@@ -48,8 +48,9 @@ def body(names: list[str]) -> None:
     samples.open_large(names)
     runs = [run for name in names if (run := live_runs().get(name))]
     with st.grid("auto", min_column_width=260, gap="small", border=True):
+        called = overlay.told_apart(runs)
         for run in runs:
-            _card(run)
+            _card(run, called[run.name])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         measures = list(overlay.MEASURES) if any(run.state.measured for run in runs) else ["Loss"]
         measure = (
@@ -72,10 +73,10 @@ def body(names: list[str]) -> None:
     _differences(runs)
 
 
-def _card(run: LiveRun) -> None:
+def _card(run: LiveRun, called: str) -> None:
     state = run.state
     with st.container(gap="xsmall"):
-        st.markdown(f"{look.badge(state.state)} **{words.escape(run.title)}**")
+        st.markdown(f"{look.badge(state.state)} **{words.escape(called)}**")
         st.html(
             look.facts(
                 [

@@ -118,7 +118,7 @@ def go_back(draft_id: str) -> None:
 def name_problem(slug: str) -> str:
     """Why the run can't have this name, or ""."""
     if not slug:
-        return "give it one, of letters and digits"
+        return "a name of letters and digits is needed"
     try:
         check_new_name(default_outputs(), slug)
     except UserError as error:
@@ -249,7 +249,7 @@ with right, st.container(border=True):
         st.caption("The steps are counted when every field is right.")
     for name in form.START:
         form.field(name, draft, errors)
-    missing = [] if slug else ["Name: give it one, of letters and digits."]
+    missing = [] if slug else [f"Name: {name_problem(slug)}"]
     if templates.is_unused(draft):
         missing.append("Use the text or the command that you edited, or put it back (*As text, and as a command*).")
     if not pictures and not (config and config.dataset_config):

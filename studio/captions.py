@@ -13,6 +13,7 @@ from fluxcore.dataset import Picture, list_pictures, write_caption
 
 from . import words
 from .drafts import Draft
+from .prompts import word
 
 BEFORE = "captions-before.json"
 """In the draft's folder: the captions before the last change of several, to go back to. A reload loses no way back."""
@@ -70,7 +71,7 @@ def replaced(caption: str, find: str | None, replacement: str | None, case: bool
 
 def has_trigger(caption: str | None, trigger: str) -> bool:
     """Whether the trigger word stands somewhere in a caption, as a word."""
-    return bool(re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption or "", re.IGNORECASE))
+    return bool(word(trigger).search(caption or ""))
 
 
 def with_trigger(caption: str | None, trigger: str) -> str:

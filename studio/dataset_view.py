@@ -225,7 +225,7 @@ def _caption_key(draft: Draft, picture: Picture) -> str:
 
 
 def put_back(draft: Draft, picture: Picture, text: str) -> None:
-    """Keep a caption that was typed in an earlier session, as if it were typed now."""
+    """Keep a caption that was typed and has not come from its field, as if it came now."""
     widget = _caption_key(draft, picture)
     st.session_state[widget], st.session_state[f"seen.{widget}"] = text, picture.caption or ""
     _captioned(picture, widget)

@@ -88,13 +88,13 @@ class Draft:
         news, self._news = self._news, set()
         return [name for name, value in self.values.items() if before.get(name) != value or name in news]
 
-    def past(self, name: str) -> list[Any]:
-        """Every value that was kept for a field, the newest last."""
+    def history(self) -> list[dict[str, Any]]:
+        """All values as each edit left them, the newest last."""
         try:
             saved = [event.data.get("config") for event in LogReader(self.folder.events).read_new()]
         except OSError:
-            saved = []
-        return [config[name] for config in saved if isinstance(config, dict) and name in config]
+            return []
+        return [config for config in saved if isinstance(config, dict)]
 
     def changed(self) -> dict[str, Any]:
         """The fields that are not as defaults, memory preset and base model have them, each with what they have."""

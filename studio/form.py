@@ -146,14 +146,18 @@ def edited(draft: Draft, name: str) -> None:
 
 
 def put_back(draft: Draft, name: str, text: str) -> None:
-    """Keep what was typed in an earlier session, as if it were typed now."""
+    """Keep what was typed and has not come from the field, as if it came now."""
     kind: Any = RunConfig.model_fields[name].annotation
     try:
         value = kind(text)
     except ValueError:  # half typed: no number yet
-        return
-    if value == _for_widget(name, value):
-        stood = _for_widget(name, draft.values.get(name))
+        value = None
+    stood = _for_widget(name, draft.values.get(name))
+    if value is None or value != _for_widget(name, value):
+        typing_saver.is_kept(key(name), text)  # it can't be, and need not be told again
+    elif value == stood == st.session_state.get(key(name)):
+        typing_saver.is_kept(key(name), value)
+    else:
         set_value(draft, name, value)
         typing_saver.was_put_back(key(name), stood)
 

@@ -24,18 +24,18 @@ look.style()
 if access.is_viewer():
     look.looking_only()
 dialogs.begin(current.url_path)
-banner.show(current.url_path or nav.first(), notice.keep)
-if current.url_path in nav.OWNERS and access.is_viewer():
-    st.info("This page is the owner's: with your link there is nothing to do on it.", icon=":material/visibility:")
-else:
-    try:
+is_again = st.session_state.pop(AGAIN, False)
+try:
+    banner.show(current.url_path or nav.first(), notice.keep)
+    if current.url_path in nav.OWNERS and access.is_viewer():
+        st.info("This page is the owner's: with your link there is nothing to do on it.", icon=":material/visibility:")
+    else:
         current.run()
-        st.session_state.pop(AGAIN, None)
-    except RuntimeError as error:
-        # Of a session that connects anew Streamlit may draw in two threads for a moment: one counts what is kept while
-        # the other keeps something.
-        if "changed size during iteration" not in str(error) or st.session_state.get(AGAIN):
-            raise
-        st.session_state[AGAIN] = True
-        st.rerun()
-dialogs.show()
+    dialogs.show()
+except RuntimeError as error:
+    # Of a session that connects anew Streamlit may draw in two threads for a moment: one counts what is kept while the
+    # other keeps something.
+    if "changed size during iteration" not in str(error) or is_again:
+        raise
+    st.session_state[AGAIN] = True
+    st.rerun()

@@ -13,9 +13,9 @@ import streamlit as st
 
 from fluxcore.log import parse_ts
 
-from . import look
+from . import look, words
 from .charts import COLORS, smooth
-from .live import LiveRun
+from .live import LiveRun, live_runs
 from .step_charts import HELD_LOSS, LOSS, times_of
 
 POINTS = 600
@@ -80,8 +80,8 @@ def curve(run: LiveRun, smoothing: float, axis: str, measure: str) -> tuple[np.n
 
 
 def told_apart(runs: list[LiveRun]) -> dict[str, str]:
-    """What each run is called where several stand beside each other, by its name: two may have the same title."""
-    titles = Counter(run.title for run in runs)
+    """What each run is called where several stand beside each other, by its name: two of all may have one title."""
+    titles = Counter(run.title for run in live_runs().all())
     return {run.name: run.title if titles[run.title] == 1 else f"{run.title} ({run.name})" for run in runs}
 
 
@@ -103,4 +103,4 @@ def show(runs: list[LiveRun], smoothing: float, key: str, *, axis: str = "step",
         pa.concat_tables(parts), _spec(axis, measure), key=key, width="stretch", alt=f"{measure} of {', '.join(names)}"
     )
     if without:
-        st.caption(f"No {measure} yet: {', '.join(without)}.")
+        st.caption(f"No {measure} yet: {', '.join(map(words.escape, without))}.")

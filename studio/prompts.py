@@ -30,7 +30,7 @@ def with_trigger(prompts: str, trigger: str) -> str:
     """`prompts`, a line each, with the trigger word in front of those that have it nowhere; comments stay."""
     if not trigger:
         return prompts
-    there = _word(trigger)
+    there = word(trigger)
     return "\n".join(
         line if not line.strip() or line.lstrip().startswith("#") or there.search(line) else f"{trigger}, {line}"
         for line in prompts.split("\n")
@@ -38,9 +38,10 @@ def with_trigger(prompts: str, trigger: str) -> str:
 
 
 def without_trigger(prompt: str, trigger: str) -> str:
-    """The prompt with a blank where the trigger word stands: it is the same for runs that differ by that alone."""
-    return _word(trigger).sub("…", prompt) if trigger else prompt
+    """The prompt with an ellipsis where the trigger word stands: the same for runs that differ by that word alone."""
+    return word(trigger.strip()).sub("…", prompt) if trigger.strip() else prompt
 
 
-def _word(trigger: str) -> re.Pattern[str]:
+def word(trigger: str) -> re.Pattern[str]:
+    """Where the trigger word stands as a word of its own."""
     return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)

@@ -21,6 +21,7 @@ from .live import live_runs
 
 BEFORE = "settings.before"
 """In the session: the draft's settings before a whole set of others took their place."""
+MOST_GIVEN = 16
 TEXTS = ("config.text", "command.text")
 """The settings as text, and as a command."""
 
@@ -128,16 +129,17 @@ def _editable(
     draft: Draft, key: str, text: str, label: str, tip: str, use: str, apply: Callable[[Draft], None]
 ) -> None:
     """`text` to edit; as long as nobody did, it follows the form. An edit outlives that it is folded away."""
-    seen = st.session_state.get(f"{key}.seen")
-    if seen is None or seen[0] != draft.id:
-        st.session_state[key] = text
+    # A browser may still say one of before: drawings that were broken off gave it others.
+    whose, given = st.session_state.get(f"{key}.given") or ("", [])
+    if whose != draft.id:
+        given, st.session_state[key] = [], text
     elif key not in st.session_state:
-        edit = st.session_state.get(f"{key}.edit")
-        st.session_state[key] = text if edit is None else edit
-    elif st.session_state[key] == seen[1]:
+        st.session_state[key] = st.session_state.get(f"{key}.edit") or text
+    elif st.session_state[key] in given:
         st.session_state[key] = text
-    st.session_state[f"{key}.seen"] = (draft.id, text)
-    st.session_state[f"{key}.edit"] = st.session_state[key] if st.session_state[key] != text else None
+    if text not in given:
+        st.session_state[f"{key}.given"] = (draft.id, [*given, text][-MOST_GIVEN:])
+    st.session_state[f"{key}.edit"] = st.session_state[key] if st.session_state[key] != text else ""
     st.text_area(label, key=key, height=220, help=tip)
     if problem := st.session_state.get(f"{key}.problem"):
         st.markdown(f":red[:material/error: {words.escape(problem)}]")
@@ -159,20 +161,20 @@ def _editable(
                 type="tertiary",
                 help="As the form has it",
                 on_click=_put_back,
-                args=(draft, key, text),
+                args=(key, text),
             )
 
 
 def is_unused(draft: Draft) -> bool:
     """Whether the text or the command was edited and neither used nor put back."""
     for key in TEXTS:
-        seen = st.session_state.get(f"{key}.seen")
-        if seen and seen[0] == draft.id and st.session_state.get(f"{key}.edit") is not None:
+        whose, _ = st.session_state.get(f"{key}.given") or ("", [])
+        if whose == draft.id and st.session_state.get(f"{key}.edit"):
             return True
     return False
 
 
-def _put_back(draft: Draft, key: str, text: str) -> None:
+def _put_back(key: str, text: str) -> None:
     st.session_state[key] = text
     st.session_state.pop(f"{key}.problem", None)
 
@@ -289,5 +291,5 @@ def _use_text(draft: Draft, key: str, use: Callable[[], None]) -> None:
         return
     for name in TEXTS:  # they are written anew, as the form has it now
         st.session_state.pop(f"{name}.problem", None)
-        st.session_state.pop(f"{name}.seen", None)
+        st.session_state.pop(f"{name}.given", None)
     form.fill(draft)

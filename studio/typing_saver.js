@@ -1,5 +1,6 @@
 // Keeps what is typed, also while the server is away: see typing_saver.py. One for each window.
-const PAUSE = 400, SETTLING = 1000, AGAIN = 2000, LATE = 4000, PATIENCE = 20000 // milliseconds
+// Milliseconds.
+const PAUSE = 400, SETTLING = 1000, AGAIN = 2000, LATE = 4000, PATIENCE = 20000, LONG = 30000, SELDOM = 60000
 const MOST_OWN = 40000 // characters of the texts that a field had
 const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
 const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
@@ -8,7 +9,8 @@ const STORE = "fluxgym.typed"
 
 export default function ({ data, setTriggerValue }) {
   window.fluxgymSaver ??= begin()
-  window.fluxgymSaver(data, setTriggerValue)
+  window.fluxgymSaver.draw(data, setTriggerValue)
+  return () => window.fluxgymSaver.leave(setTriggerValue)
 }
 
 const isNumber = field => field instanceof HTMLInputElement && field.type === "number"
@@ -16,7 +18,8 @@ const isText = field => field instanceof HTMLTextAreaElement || (field instanceo
 // A number is committed only where it reads as it was typed: of "0." or "0.50" on the way to "0.505" the form would make
 // another one under the person's hands.
 const isHalf = field => isNumber(field) && String(Number(field.value)) !== field.value
-const isAway = () => document.querySelector(".stApp")?.dataset.testConnectionState !== "CONNECTED"
+const stateOf = what => document.querySelector(".stApp")?.dataset[what]
+const isAway = () => stateOf("testConnectionState") !== "CONNECTED"
 
 // A field of the draft by a name that the server knows, or nothing.
 function nameOf(field) {
@@ -27,21 +30,22 @@ function nameOf(field) {
 }
 
 function begin() {
-  // What was typed and is not known to be on the disk: name → { draft, base, text, caret, at }; and every text that a
-  // field had under these hands: a connection that broke may have brought any of them to the disk, and what is found
-  // there is nobody else's then. Both outlive a reload.
-  let typed = {}, own = {}
+  // What was typed and is not known to be on the disk: name → { draft, base, text, caret, at, next }. And the texts that
+  // a field had under these hands, until half a minute after the last one was said to be kept: a connection that broke
+  // may have brought any of them to the disk, and what is found there is nobody else's then. Both outlive a reload.
+  let typed = {}, own = {}, ownDraft = null
   try {
-    ({ typed = {}, own = {} } = JSON.parse(sessionStorage.getItem(STORE)) ?? {})
+    ({ typed = {}, own = {}, ownDraft = null } = JSON.parse(sessionStorage.getItem(STORE)) ?? {})
   } catch { /* nothing, then */ }
   let draft = null, session = null, began = 0, asks = false, holding = 0, tellNow = null
-  const timers = new WeakMap(), before = new WeakMap(), putBack = new WeakSet()
+  const timers = new WeakMap(), before = new WeakMap(), putBack = new WeakSet(), keptAt = {}
   const isMine = entry => entry.draft === draft || !entry.draft
+  const entryOf = name => (typed[name] && isMine(typed[name]) ? typed[name] : undefined)
   const mine = () => Object.entries(typed).filter(([, entry]) => isMine(entry))
   const fields = () => [...document.querySelectorAll("input, textarea")]
   const remember = () => {
     try {
-      sessionStorage.setItem(STORE, JSON.stringify({ typed, own }))
+      sessionStorage.setItem(STORE, JSON.stringify({ typed, own, ownDraft }))
     } catch { /* full, or forbidden: it stays in memory */ }
   }
 
@@ -70,50 +74,59 @@ function begin() {
 
   function hold() {
     if (performance.now() > holding) return (holding = 0)
-    for (const field of fields()) {
-      const name = nameOf(field), entry = typed[name]
-      if (entry && isMine(entry) && field.value !== entry.text) put(field, entry)
-      if (name && name === typing && document.activeElement === document.body) field.focus({ preventScroll: true })
-    }
+    if (mine().length || typing)
+      for (const field of fields()) {
+        const name = nameOf(field), entry = entryOf(name)
+        if (entry && field.value !== entry.text) put(field, entry)
+        if (name && name === typing && !typingIn.isConnected && document.activeElement === document.body) enter(field)
+      }
     requestAnimationFrame(hold)
   }
 
   // The field that the person types in, until a click or a key leads elsewhere. A drawing that makes it anew, and the
   // window that Streamlit lays over the page, take the focus under a person's hands: what is typed then goes in there.
-  let typing = ""
-  document.addEventListener("pointerdown", () => (typing = ""), true)
-  document.addEventListener("focusin", ({ target }) => (typing = nameOf(target) || (isText(target) ? "" : typing)), true)
+  let typing = "", typingIn = null
+  function typesIn(field) {
+    typing = nameOf(field)
+    if (typing) typingIn = field
+  }
+
+  function enter(field) {
+    field.focus({ preventScroll: true }) // one that had it before knows its caret
+    const caret = entryOf(typing)?.caret ?? null
+    if (field !== typingIn && caret !== null) field.setSelectionRange(caret, caret)
+    typingIn = field
+  }
+
+  document.addEventListener("pointerdown", ({ target }) => typesIn(target), true)
+  document.addEventListener("focusin", ({ target }) => (nameOf(target) || isText(target)) && typesIn(target), true)
   document.addEventListener("keydown", event => {
     if (event.key === "Tab" || event.key === "Escape") typing = ""
-    if (!typing || !(holding || isAway()) || nameOf(document.activeElement) === typing) return
-    if (event.key.length !== 1 || event.isComposing || event.ctrlKey || event.altKey || event.metaKey) return
+    const here = document.activeElement, isTaken = here === document.body || here.closest('[data-testid="stDialog"]')
+    if (!typing || !isTaken || !(holding || isAway())) return
     const field = fields().find(one => nameOf(one) === typing)
-    if (!field) return
-    event.preventDefault()
-    event.stopPropagation()
-    const text = typed[typing]?.text ?? field.value, caret = field.selectionStart ?? text.length
-    if (!typed[typing]) before.set(field, text)
-    put(field, { text: text.slice(0, caret) + event.key + text.slice(caret), caret: isNumber(field) ? null : caret + 1 })
+    if (field) enter(field) // before the key does what it does
   }, true)
 
   document.addEventListener("beforeinput", event => {
     const field = event.target, name = nameOf(field)
     if (!name) return
-    const entry = typed[name]
+    const entry = entryOf(name)
     if (!entry) before.set(field, field.value)
-    else if ((holding || isAway()) && isMine(entry) && field.value !== entry.text) put(field, entry)
+    else if ((holding || isAway()) && field.value !== entry.text) put(field, entry)
   }, true)
 
   document.addEventListener("input", event => {
     const field = event.target, number = isNumber(field), name = nameOf(field)
     if (name && draft !== null) {
-      const entry = typed[name], base = entry?.base ?? before.get(field) ?? ""
-      const texts = (own[name] ??= [])
+      const entry = entryOf(name), texts = (own[name] ??= []), at = Date.now()
+      const base = entry?.base ?? (number && !before.get(field) ? texts[0] : before.get(field)) ?? ""
       texts.push(...(entry ? [] : [base]), field.value)
-      for (let size = texts.reduce((sum, one) => sum + one.length, 0); size > MOST_OWN; ) size -= texts.shift().length
-      typed[name] = { draft, base, text: field.value, caret: field.selectionStart, at: Date.now() }
-      // An empty number is none, and what is as it was needs no keeping.
-      if ((number && !field.value) || field.value === base) delete typed[name]
+      let size = texts.reduce((sum, one) => sum + one.length, 0)
+      while (size > MOST_OWN && texts.length > 1) size -= texts.shift().length
+      typed[name] = { draft, base, text: field.value, caret: field.selectionStart, at, next: at + LATE }
+      if (number && !field.value) delete typed[name] // none
+      typesIn(field)
       remember()
     }
     if (event.isComposing || !(number || field instanceof HTMLTextAreaElement) || !field.closest(KEPT)) return
@@ -154,34 +167,38 @@ function begin() {
     const gone = setInterval(() => isAway() || (line.remove(), clearInterval(gone)), 300)
   })
 
-  // To the server, through the component as it was drawn last: one of before is gone with its drawing.
+  // To the server, through the component as it was drawn last. What it has said to be kept since is not to be kept once
+  // more, for the person may have typed on; but another tab may have written over the same.
   function tell(left) {
-    const told = ([name, entry]) => [name, { base: entry.base, text: typed[name]?.text ?? entry.text }]
+    const told = ([name, { base }]) => [name, { base, text: entryOf(name)?.text ?? null }]
     tellNow?.("typed", { left: Object.fromEntries(left.map(told)), own, isNew: Date.now() - began < PATIENCE })
   }
 
-  // What the server has not said to be kept is told again for a while, and what it asked for until it has it: of two
-  // drawings that come close together one takes with it what was told through the other. What is being typed comes by
-  // itself.
+  // What the server has not said to be kept is told again, more and more seldom, and what it asked for until it has it.
+  // Not into a page that is being drawn, which would begin anew.
   setInterval(() => {
     const now = Date.now(), half = nameOf(isHalf(document.activeElement) && document.activeElement)
-    if (isAway() || now - began < LATE) return
-    const isLate = ([name, { at }]) => name !== half && now - at > LATE && now - Math.max(at, began) < PATIENCE
-    const left = mine().filter(isLate)
+    for (const name of Object.keys(own)) if (!typed[name] && !(now - (keptAt[name] ??= now) < LONG)) delete own[name]
+    if (!tellNow || isAway() || now - began < LATE || stateOf("testScriptState") !== "notRunning") return
+    const left = mine().filter(([name, { next }]) => name !== half && now > next)
+    for (const [, entry] of left) entry.next = now + Math.min(SELDOM, now - entry.at)
     if (left.length || asks) tell(left)
   }, AGAIN)
 
-  return (data, newest) => {
+  function draw(data, newest) {
     tellNow = data.draft === null ? null : newest
+    asks = data.asks // which texts are this window's own
     if (data.draft === null) return // a page without one
-    if (draft && draft !== data.draft) own = {}
     draft = data.draft
-    asks = data.asks // whether some text is this window's own
+    if (ownDraft && ownDraft !== draft) own = {}
+    ownDraft = draft
     if (asks) setTimeout(() => tell([]))
-    const left = mine() // what is acknowledged by now is told too: another tab may have written over the same
+    const left = mine() // before what is acknowledged is taken out
     for (const [name, value] of Object.entries(data.kept)) {
       const text = typed[name]?.text
-      if (text !== undefined && (typeof value === "number" ? Number(text) === value : text === value)) delete typed[name]
+      if (text === undefined || (typeof value === "number" ? Number(text) !== value : text !== value)) continue
+      delete typed[name]
+      keptAt[name] = Date.now()
     }
     remember()
     if (session === data.session) return
@@ -191,4 +208,11 @@ function begin() {
     keepHolding()
     setTimeout(() => tell(left), SETTLING) // once all is drawn, and what is shown has been committed
   }
+
+  // The page with the component is left: nothing is told from another one.
+  function leave(last) {
+    if (tellNow === last) tellNow = null
+  }
+
+  return { draw, leave }
 }

@@ -4,7 +4,7 @@ drew it, and in a form or a dialog what is half typed is nobody's wish yet.
 
 It also remembers what was typed into the draft's fields until the server says that it is kept. What is left after a
 while, and in a new session at once – a server that was started anew, a reload –, is told to the server (`put_back.py`),
-with every text that the fields had under the same hands: such a one is never another tab's.
+with the texts that the fields had lately under the same hands: such a one is never another tab's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEY, _SESSION, _KEPT, _SAID = "typing-saver-script", "typed.session", "typed.ke
 _STALE, _OWN = "typed.stale", "typed.own"
 PutBack = Callable[[dict[str, Any], bool], None]
 """Called with what is not known to be kept, and whether the session is a new one: name of the field → {"base": what
-stood there before, "text": what was typed}."""
+stood there before, "text": what was typed, or None where it was said to be kept meanwhile}."""
 
 _script = st.components.v2.component(
     "fluxgym_typing_saver", js=Path(__file__).with_name("typing_saver.js").read_text("utf-8")
@@ -102,7 +102,7 @@ def is_stale(widget: str) -> bool:
 def take_own(own: Any) -> None:
     """What the browser says that its fields had under the person's hands, texts by name of the field."""
     texts = own.items() if isinstance(own, dict) else ()
-    st.session_state[_OWN] = {name: {_plain(one) for one in some} for name, some in texts if isinstance(some, list)}
+    st.session_state[_OWN] = {name: {str(one) for one in some} for name, some in texts if isinstance(some, list)}
     said: list[_Said] = st.session_state.setdefault(_SAID, [])
     said[:] = [one for one in said if one.others()]
     for one in said:
@@ -112,7 +112,7 @@ def take_own(own: Any) -> None:
 def is_own(name: str, value: Any) -> bool:
     """Whether a field had this value under the hands of who sits before this window, as far as the browser said."""
     texts: set[str] = st.session_state.get(_OWN, {}).get(name, set())
-    return any(reads_as(text, value) for text in texts)
+    return any(reads_as(text, value) or " ".join(text.split()) == value for text in texts)  # so a caption is kept
 
 
 def say_of_another(stood: dict[str, Any], words: Callable[[list[str]], str], icon: str = ":material/warning:") -> None:
@@ -132,20 +132,13 @@ def _toast() -> None:
     said[:] = [one for one in said if not one.shown or now - one.shown < SEEN_SECONDS]
     for one in (one for one in said if one.judged):
         one.shown = one.shown or now
-        st.toast(
-            one.words(one.others()), icon=one.icon, duration="long"
-        )  # a rerun takes it away: it is said in that too
-
-
-def _plain(text: Any) -> str:
-    return " ".join(str(text).split())
+        # A rerun takes it away: it is said in that too.
+        st.toast(one.words(one.others()), icon=one.icon, duration="long")
 
 
 def reads_as(text: str, value: Any) -> bool:
     """Whether a field that shows `text` has this value."""
-    if isinstance(value, str):
-        return _plain(text) == _plain(value)
     try:
         return bool(type(value)(text) == value)
-    except ValueError:
+    except (TypeError, ValueError):
         return False

@@ -57,6 +57,13 @@ def text(app: AppTest) -> str:
     return "\n".join(str(getattr(item, "value", None) or item.proto) for kind in kinds for item in kind)
 
 
+def answered(app: AppTest) -> AppTest:
+    """The page after the browser has said that nothing of what it was asked about was its own."""
+    for one in app.session_state["typed.said"]:
+        one.judged = True
+    return app.run()
+
+
 def settings_of(app: AppTest) -> dict[str, list[str]]:
     """The table of settings of a page: what each column has, by setting."""
     rows = re.findall(r"<code>(\w+)</code></th>((?:<td>[^<]*</td>)+)</tr>", text(app).replace("<wbr>", ""))

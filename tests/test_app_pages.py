@@ -108,11 +108,11 @@ def test_a_taken_name_is_refused(outputs):
 def test_start_says_what_is_missing(outputs):
     app = open_page()
     app.button(key="start").click().run()
-    assert "Name: give it one" in text(app) and "Add pictures" in text(app)
+    assert "Name: a name of letters" in text(app) and "Add pictures" in text(app)
     app.text_input(key="form.lora_name").set_value("cat").run()
     add_pictures(outputs)
     app.run()
-    assert "trigger word, or caption" in text(app) and "Name: give it one" not in text(app)
+    assert "trigger word, or caption" in text(app) and "Name: a name of letters" not in text(app)
 
 
 def test_start_makes_the_run_and_asks_for_it(outputs):

@@ -367,3 +367,5 @@ def test_the_time_left_counts_what_comes_between_the_steps() -> None:
     assert (after.seconds_per_step, after.whole_seconds_per_step, after.eta_seconds) == (2.0, 2.5, 15.0)
     again = state_after(*stepped, *sampled, ("run.stopped", {}, 1), ("run.started", {"pid": 8}, 2))
     assert again.seconds_beside == 0.0
+    hung = state_after(*stepped, *sampled, ("run.stalled", {}, 1))
+    assert hung.seconds_beside == 0.0, "what broke off is no time of samples"

@@ -7,6 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from fluxcore.dataset import read_caption
 from studio.drafts import Draft
+from studio.put_back import put_back
 
 
 def _told(outputs: str, draft_id: str, left: dict, own: dict) -> None:
@@ -24,7 +25,7 @@ def _told(outputs: str, draft_id: str, left: dict, own: dict) -> None:
     put_back(draft, left, True)
     take_own(own)
     save_while_typing(draft.id)
-    st.caption(", ".join(sorted(st.session_state["typed.kept"])))
+    st.caption(", ".join(sorted(st.session_state.get("typed.kept", {}))))
 
 
 def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
@@ -60,8 +61,9 @@ def test_what_was_typed_is_kept_and_another_tabs_word_is_told(tmp_path):
     changed = {name: value for name, value in after.items() if value != before[name]}
     assert changed == {"concept_sentence": "p3t", "lora_name": "cats", "seed": 7}
     assert read_caption(draft.dataset / "one.png") == "a cat on a sofa"
-    acknowledged = "Caption of one.png, form.concept_sentence, form.lora_name, form.resolution, form.seed"
-    assert app.caption[0].value == acknowledged
+    refused = {"Caption of two.png", "form.base_model", "form.network_dropout", "form.nothing"}  # nor told again
+    kept = {"Caption of one.png", "form.concept_sentence", "form.lora_name", "form.resolution", "form.seed"}
+    assert set(app.caption[0].value.split(", ")) == kept | refused
     assert [one.value for one in app.toast] == [
         "Another tab had set Trigger word to “c4t”; what you set here stands now"
     ]
@@ -81,6 +83,23 @@ def test_another_tabs_word_is_told_though_an_unheard_session_has_written_over_it
         "Another tab had set Trigger word to “c4t”; what you set here stands now",
         "Another tab had set Name to “the c4t”; what you set here stands now",
     ]
+
+
+def test_what_was_said_to_be_kept_is_only_judged_and_a_draft_that_became_a_run_stays_gone(tmp_path):
+    import shutil
+
+    draft = Draft(tmp_path)
+    for word in ("p3", None, "c4t", "p3t on"):
+        draft.edit({"concept_sentence": word})
+    left = {"form.concept_sentence": {"base": "p3", "text": None}}
+    own = {"form.concept_sentence": ["p3", "p3t", "p3t on"]}
+    app = AppTest.from_function(_told, args=(str(tmp_path), draft.id, left, own), default_timeout=30).run()
+    assert not app.exception and "c4t" in app.toast[0].value and len(app.toast) == 1
+    assert Draft(tmp_path, draft.id).values["concept_sentence"] == "p3t on"
+    gone = Draft(tmp_path, draft.id)
+    shutil.rmtree(gone.folder.path)
+    put_back(gone, {"form.concept_sentence": {"base": "", "text": "x"}}, True)
+    assert not gone.exists
 
 
 def _told_and_contradicted(outputs: str, draft_id: str) -> None:

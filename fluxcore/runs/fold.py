@@ -182,8 +182,8 @@ class RunState:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until the last step at the recent pace, with what comes between the steps as often as until now;
-        None where that can't be said."""
+        """Seconds until the last step at the recent pace, with samples and saves as often as until now; None where that
+        can't be said."""
         pace = self.whole_seconds_per_step
         if pace is None or not self.total_steps or self.state not in ("running", "starting"):
             return None

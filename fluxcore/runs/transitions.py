@@ -158,20 +158,22 @@ def _phase_started(state: RunState, event: Event, data: dict[str, Any]) -> None:
     _heed_early(state, event)
     if state.state == "starting":
         state.state = "running"
-    _leave_phase(state, event)
+    spent = _leave_phase(state, event)
+    if state.phase != "train" and state.timed_steps:
+        state.seconds_beside += spent
     state.wishes -= {str(data["phase"])}
     state.phase, state.phase_unit = str(data["phase"]), str(data.get("unit") or "")
     state.phase_total, state.phase_done, state.phase_started = number(data.get("total")), None, event.ts
 
 
-def _leave_phase(state: RunState, event: Event) -> None:
-    """The phase that it was in ends with `event`."""
+def _leave_phase(state: RunState, event: Event) -> float:
+    """The phase that it was in ends with `event`; returns how many seconds it was in it."""
+    seconds = 0.0
     if state.phase and state.phase_started:
-        seconds = (parse_ts(event.ts) - parse_ts(state.phase_started)).total_seconds()
-        state.phase_seconds[state.phase] = state.phase_seconds.get(state.phase, 0.0) + max(0.0, seconds)
-        if state.phase != "train" and state.timed_steps:
-            state.seconds_beside += max(0.0, seconds)
+        seconds = max(0.0, (parse_ts(event.ts) - parse_ts(state.phase_started)).total_seconds())
+        state.phase_seconds[state.phase] = state.phase_seconds.get(state.phase, 0.0) + seconds
     state.phase_started = None
+    return seconds
 
 
 def _wished(state: RunState, event: Event, data: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from fluxcore.config import defaults
 
-from .. import look
+from .. import look, overlay, words
 from ..labels import label_of
 from ..live import LiveRun, live_runs
 
@@ -30,15 +30,16 @@ def show(run: LiveRun) -> None:
     against = live_runs().get(other) if other else None
     mine = run.state.config
     theirs: dict[str, Any] = against.state.config if against else defaults()
-    title = against.title if against else "default"
+    called = overlay.told_apart([run, *([against] if against else [])])
+    title = called[against.name] if against else "default"
     names = [name for name in mine if not only or mine.get(name) != theirs.get(name)]
     names += [name for name in theirs if name not in mine and (not only or against)]
     if not names:
-        st.caption(f"No setting differs from {'those of ' + title if against else 'the defaults'}.")
+        st.caption(f"No setting differs from {'those of ' + words.escape(title) if against else 'the defaults'}.")
         return
     names.sort(key=lambda name: mine.get(name) == theirs.get(name))
     rows = [(label_of(name), name, [as_text(mine.get(name)), as_text(theirs.get(name))]) for name in names]
-    st.html(look.settings([run.title, title], rows))
+    st.html(look.settings([called[run.name], title], rows))
 
 
 def as_text(value: Any) -> str:
