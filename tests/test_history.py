@@ -311,16 +311,27 @@ def test_a_copy_is_of_one_moment_and_holds_nothing_up(tmp_path: Path, monkeypatc
     history.close()
 
 
-def test_writers_whose_clocks_differ_are_folded_anew_now_and_then(tmp_path: Path) -> None:
-    """What is read late is in its place at last, and no refresh after another reads the whole run again."""
-    folder = tmp_path / "cat"
+def two_clocks(outputs: Path) -> tuple[EventLog, EventLog]:
+    """Two writers of the run cat; the second one without locks, in a file of its own."""
+    folder = outputs / "cat"
     folder.mkdir()
     now, late = EventLog(folder, "cli"), EventLog(folder, "app")
     late._go_alone()
+    return now, late
+
+
+def title(log: EventLog, text: str, second: int) -> None:
+    """An event by a clock that says that second."""
+    log.append("run.titled", {"title": text}, ts=f"2026-11-29T10:00:{second:02d}.000000Z")
+
+
+def test_writers_whose_clocks_differ_are_folded_anew_now_and_then(tmp_path: Path) -> None:
+    """What is read late is in its place at last, and no refresh after another reads the whole run again."""
+    now, late = two_clocks(tmp_path)
     with connect(tmp_path) as history:
         for second in range(10, 20):
-            now.append("run.titled", {"title": f"now {second}"}, ts=f"2026-11-29T10:00:{second}.000000Z")
-            late.append("run.titled", {"title": f"late {second}"}, ts=f"2026-11-29T10:00:{second - 5:02d}.000000Z")
+            title(now, f"now {second}", second)
+            title(late, f"late {second}", second - 5)
             assert history.refresh()
         assert history._disordered == {"cat"} and history._refold_at["cat"] > 0
         history._refold_at.clear()  # the time has come
@@ -368,19 +379,16 @@ def test_steps_without_a_number_are_all_shown(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_deleted_before_it_is_folded_anew_is_forgotten(tmp_path: Path) -> None:
-    folder = tmp_path / "cat"
-    folder.mkdir()
-    now, late = EventLog(folder, "cli"), EventLog(folder, "app")
-    late._go_alone()
+    now, late = two_clocks(tmp_path)
     with connect(tmp_path) as history:
         for second in (10, 11):  # the first one late is folded anew at once, the second one waits
-            now.append("run.titled", {"title": f"now {second}"}, ts=f"2026-11-29T10:00:{second}.000000Z")
-            late.append("run.titled", {"title": f"late {second}"}, ts=f"2026-11-29T10:00:0{second - 9}.000000Z")
+            title(now, f"now {second}", second)
+            title(late, f"late {second}", second - 9)
             history.refresh()
-            late.append("run.titled", {"title": "later"}, ts=f"2026-11-29T10:00:0{second - 8}.000000Z")
+            title(late, "later", second - 8)
             history.refresh()
         assert history._disordered == {"cat"}
-        shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / "cat")
         history._refold_at.clear()  # the time has come, and there is nothing to fold
         assert history.refresh() and not history.rows
         assert not history._disordered and not history.refresh()
