@@ -11,17 +11,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fluxcore.browser import is_ci
 from fluxcore.log import read_events
 from fluxcore.runs import load_run
 from fluxcore.runs.checkpoints import safetensors_problem
 from fluxcore.runs.supervision import runner_alive
 from studio.shots import settle
-from tests.browser.conftest import ROOT, STUB_TRAINER, kept
+from tests.browser.conftest import STUB_TRAINER, kept
 from tests.place import wait_until
 
 pytestmark = pytest.mark.browser
-MINI = ROOT / "fluxcore" / "models" / "mini" / "pipeline" / "model_index.json"
 
 
 def drop_pictures(page, count: int = 6) -> None:
@@ -58,16 +56,7 @@ def step_shown(page) -> int:
     return int(found[1].replace(",", "")) if found else -1
 
 
-@pytest.mark.parametrize(
-    "trainer",
-    [
-        "stub",
-        pytest.param(
-            "real",
-            marks=pytest.mark.skipif(not MINI.exists() and not is_ci(), reason="flux-mini's weights are not there yet"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("trainer", ["stub", "real"])
 def test_from_pictures_to_a_lora(make_gym, trainer):
     stub = {"FLUXGYM_TRAINER": STUB_TRAINER, "STUB": json.dumps({"steps": 60, "step_seconds": 0.25, "save_every": 20})}
     # One thread: on a busy machine two that wait for each other are slower by far.
@@ -162,7 +151,6 @@ def test_kill_9_of_the_app_in_mid_run_loses_nothing(make_gym):
     ]
 
 
-@pytest.mark.skipif(not (ROOT / "examples" / "riso").is_dir(), reason="examples/riso is not there yet")
 def test_the_example_is_two_clicks(make_gym):
     gym = make_gym(FLUXGYM_TRAINER=STUB_TRAINER, STUB=json.dumps({"steps": 3}))
     page = gym.open()
