@@ -18,6 +18,7 @@ from fluxcore.runs import default_outputs, free_run_name
 from fluxcore.runs.requests import check_new_name
 from studio import ask, dataset_view, estimate, form, nav, prompts, templates, words
 from studio.all_settings import all_settings
+from studio.captions import has_trigger
 from studio.drafts import Draft, copy_pictures, fill_from, new_draft, newest_draft
 from studio.labels import label_of
 from studio.live import live_runs
@@ -266,12 +267,20 @@ with right, st.container(border=True):
         shortcut="Alt+Enter",  # Ctrl+Enter is what commits a text area
     ):
         if config is None or missing:
-            st.session_state["train.asked"] = True
+            st.session_state["train.asked"] = st.session_state["train.said"] = True
             st.rerun()
         st.error(start(draft, config), icon=":material/error:")
     if asked and missing:
+        if st.session_state.pop("train.said", False):  # on a phone the button is far from the list
+            st.toast(f"Before it can start: {missing[0]}", icon=":material/checklist:", duration="long")
         st.warning("Before it can start:\n\n" + "\n".join(f"- {text}" for text in missing), icon=":material/checklist:")
     elif not missing:
+        trigger = str(draft.values["concept_sentence"]).strip()
+        if trigger and pictures and not any(has_trigger(picture.caption or trigger, trigger) for picture in pictures):
+            st.warning(
+                f"No caption has “{words.escape(trigger)}”: *Captions* in step 2 puts it in.",
+                icon=":material/label_off:",
+            )
         st.caption("You may close this page then: the training goes on without it.")
 form.drawn()
 save_while_typing(draft.id if draft.exists else "", partial(put_back, draft))

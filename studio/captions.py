@@ -11,9 +11,9 @@ import streamlit as st
 from fluxcore.atomic import write_atomic
 from fluxcore.dataset import Picture, list_pictures, write_caption
 
-from . import words
+from . import prompts, words
 from .drafts import Draft
-from .prompts import word
+from .prompts import former_trigger, put_words, word
 
 BEFORE = "captions-before.json"
 """In the draft's folder: the captions before the last change of several, to go back to. A reload loses no way back."""
@@ -38,8 +38,9 @@ def tools(draft: Draft, pictures: list[Picture], busy: bool) -> None:
             args=(draft,),
         )
         bare = sum(not has_trigger(picture.caption, trigger) for picture in pictures) if trigger else 0
+        former = former_trigger(draft, [picture.caption or "" for picture in pictures])
         st.button(
-            f"Put “{words.escape(trigger)}” in front" if trigger else "Put the trigger word in front",
+            put_words(trigger, former, "in front"),
             key="captions-trigger",
             icon=":material/first_page:",
             disabled=busy or not bare,
@@ -47,7 +48,7 @@ def tools(draft: Draft, pictures: list[Picture], busy: bool) -> None:
             if trigger
             else "Give a trigger word first.",
             on_click=_change,
-            args=(draft, lambda text: text if has_trigger(text, trigger) else with_trigger(text, trigger)),
+            args=(draft, lambda text: with_trigger(text, trigger, former)),
         )
     if changed := _changed(draft, pictures):
         st.button(
@@ -74,9 +75,9 @@ def has_trigger(caption: str | None, trigger: str) -> bool:
     return bool(word(trigger).search(caption or ""))
 
 
-def with_trigger(caption: str | None, trigger: str) -> str:
-    """`p3t, a cat on a sofa`."""
-    return f"{trigger}, {caption}" if caption else trigger
+def with_trigger(caption: str | None, trigger: str, former: str) -> str:
+    """`p3t, a cat on a sofa`; as it is where the word stands in it."""
+    return prompts.with_trigger(caption, trigger, former) if caption else trigger
 
 
 def _replace(draft: Draft) -> None:

@@ -51,6 +51,7 @@ class Draft:
         # The time comes first, so that the newest draft has the highest name.
         self.id = draft_id or f"{int(time.time()):08x}-{secrets.token_hex(3)}"
         self.outputs = outputs
+        self._is_new = draft_id is None
         self.folder = draft_folder(outputs, self.id)
         self._usual = usual_settings(outputs)
         self.values: dict[str, Any] = follow_presets(self._usual, set(), self._usual)
@@ -61,12 +62,24 @@ class Draft:
         """Of the last edit: what another tab had set these fields to meanwhile."""
         self._news: set[str] = set()
         """Fields that other tabs changed, which an edit here found and nobody was told of yet."""
+        self.triggers: list[str] = []
+        """Every trigger word that it had, the newest last."""
         self._reader = LogReader(self.folder.events)
         self._apply()
+
+    def _join(self) -> None:
+        """Go on with the draft that another tab has begun, where nothing of this one is written: there is one form."""
+        if not self._is_new or self.exists or self._saved:
+            return
+        self._is_new = False
+        if there := newest_draft(self.outputs):
+            self.id, self.folder = there.id, there.folder
+            self._reader = LogReader(self.folder.events)
 
     @property
     def dataset(self) -> Path:
         """Where its pictures lie; made when asked for."""
+        self._join()
         self.folder.dataset.mkdir(parents=True, exist_ok=True)
         return self.folder.dataset
 
@@ -106,6 +119,7 @@ class Draft:
 
         `forget`: `touched` are all that count as touched from now on.
         """
+        self._join()
         before = dict(self.values)
         self._apply()
         found = {name for name, value in self.values.items() if before.get(name) != value}
@@ -149,6 +163,10 @@ class Draft:
         if not saved:
             return False
         self._saved = True
+        for config in (one.get("config") for one in saved):
+            trigger = str(config.get("concept_sentence") or "").strip() if isinstance(config, dict) else ""
+            if trigger and trigger not in self.triggers[-1:]:
+                self.triggers.append(trigger)
         config = saved[-1].get("config")
         if isinstance(config, dict):
             self.values = {**self._usual, **{key: config[key] for key in config if key in RunConfig.model_fields}}
@@ -198,6 +216,7 @@ def new_draft(outputs: Path) -> Draft:
     """An empty draft that will be the newest. Raises RunError where the outputs folder can't be written."""
     check_outputs(outputs)
     draft = Draft(outputs)
+    draft._is_new = False  # whatever else there is
     draft.clear()
     return draft
 

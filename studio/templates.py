@@ -14,6 +14,8 @@ from fluxcore.config import RunConfig, defaults, from_export, to_export
 from fluxcore.config.foreign import read_config
 from fluxcore.config.templates import NOT_KEPT, list_templates, load_template, remove_template, save_template
 from fluxcore.errors import UserError
+from fluxcore.runs import default_outputs
+from fluxcore.runs.files import PROJECT_ROOT
 
 from . import ask, dialogs, form, words
 from .drafts import Draft
@@ -190,6 +192,8 @@ def command(config: RunConfig, pictures: Path) -> str:
     }
     given = {"base_model": config.base_model, "vram": config.vram, **given}
     parts = [f"./fluxgym new {config.lora_name or 'NAME'} --images {shlex.quote(str(pictures))}"]
+    if default_outputs() != PROJECT_ROOT / "outputs":
+        parts.append(f"--outputs {shlex.quote(str(default_outputs()))}")
     parts += [f"--set {shlex.quote(f'{name}={_plain(value)}')}" for name, value in given.items()]
     return " \\\n  ".join([*parts, "--start"])
 

@@ -11,13 +11,14 @@ from PIL import Image, ImageDraw
 
 from fluxcore.captioning.florence import caption_folder
 from fluxcore.config import RunConfig
-from fluxcore.dataset import list_pictures
+from fluxcore.dataset import list_pictures, write_caption
 from fluxcore.dataset.looks import Looks, near_twins
 from studio.captions import has_trigger, replaced
+from studio.drafts import newest_draft
 from studio.picture_marks import marks_of, trained_size
 from studio.prompts import with_trigger
 from studio.uploads import take_files
-from tests.drawn_pages import add_pictures, answered, open_page
+from tests.drawn_pages import add_pictures, answered, open_page, text
 from tests.drawn_pages import outputs as outputs  # the fixture
 from tests.test_uploads import png
 
@@ -125,6 +126,8 @@ def test_words_of_captions():
     prompts = "a cat --w 64\n\n# no\nP3T alone"
     assert with_trigger(prompts, "p3t") == "p3t, a cat --w 64\n\n# no\nP3T alone"
     assert with_trigger(prompts, "") == prompts
+    former = "r1so, a cat\na R1so print of a dog\nr1son"
+    assert with_trigger(former, "p3t", "r1so") == "p3t, a cat\na p3t print of a dog\np3t, r1son"
 
 
 def captions_of(outputs) -> list[str | None]:
@@ -208,3 +211,33 @@ def test_two_tabs_say_what_the_other_did(outputs):
     assert any("one" in toast.value and "stands now" in toast.value for toast in answered(two).toast)
     one.run()
     assert one.text_input(key="form.lora_name").value == "two"
+
+
+def test_a_new_trigger_word_takes_the_place_of_the_former_one(outputs):
+    app = open_page()
+    app.text_input(key="form.concept_sentence").set_value("r1so").run()
+    add_pictures(outputs)
+    for picture in list_pictures(newest_draft(outputs).dataset):
+        write_caption(picture.path, f"r1so, {picture.path.stem}")
+    app.text_area(key="form.sample_prompts").set_value("r1so a cat\nr1so, a dog\na bee").run()
+    app.text_input(key="form.concept_sentence").set_value("z3bra").run()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    assert "No caption has “z3bra”" in text(app), "said where it is started"
+    assert app.button(key="captions-trigger").label == "Put “z3bra” in the place of “r1so”"
+    app.button(key="captions-trigger").click().run()
+    app.button(key="prompts-trigger").click().run()
+    assert captions_of(outputs) == ["z3bra, 0", "z3bra, 1", "z3bra, 2"] and "No caption has" not in text(app)
+    assert app.text_area(key="form.sample_prompts").value == "z3bra a cat\nz3bra, a dog\nz3bra, a bee"
+
+
+def test_tabs_that_were_opened_before_anything_was_typed_have_one_draft(outputs):
+    one, two = open_page(), open_page()
+    one.text_input(key="form.lora_name").set_value("aaa").run()
+    two.text_input(key="form.concept_sentence").set_value("bbb").run()
+    one.number_input(key="form.network_dim").set_value(16).run()
+    assert len(list((outputs / ".drafts").iterdir())) == 1
+    for tab in (one, two, open_page()):
+        tab.run()
+        assert tab.text_input(key="form.lora_name").value == "aaa"
+        assert tab.text_input(key="form.concept_sentence").value == "bbb"
+        assert tab.number_input(key="form.network_dim").value == 16

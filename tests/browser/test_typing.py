@@ -97,3 +97,15 @@ def test_a_section_stays_open_while_a_sentence_above_it_comes(gym):
     page.get_by_text("It will be called").wait_for()
     settle(page)
     assert prompts.is_visible()
+
+
+def test_two_windows_that_write_the_same_field_say_so(make_gym):
+    gym = make_gym()
+    one, two = gym.open(), gym.open()
+    for window, text in ((one, "aaa"), (two, "bbb")):
+        field = window.get_by_label("Name", exact=True)
+        field.click()
+        field.press("Control+a")
+        window.keyboard.type(text, delay=30)
+        wait_until(lambda text=text: kept(gym.outputs, "lora_name") == text, 20)
+    two.get_by_test_id("stToast").get_by_text("Another tab had set Name to “aaa”").wait_for()
