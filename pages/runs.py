@@ -40,7 +40,7 @@ def show(runs: list[LiveRun]) -> None:
         wanted = st.text_input(
             "Search",
             key="runs-search",
-            placeholder="Search by name, trigger word, base model or note",
+            placeholder="Search names, words, models, notes",
             type="search",
             live=True,
             label_visibility="collapsed",

@@ -107,7 +107,8 @@ def style() -> None:
         [data-testid="stCaptionContainer"] { opacity: .78; }
         button kbd { color: inherit !important; opacity: 1 !important; }
         /* On the dark theme's accent, which is light, white could not be read. */
-        [data-testid$="utton-primary"]:enabled, [data-testid$="utton-primary"]:enabled p, .stMultiSelect [data-tag] * {
+        [data-testid$="utton-primary"]:not(:disabled), [data-testid$="utton-primary"]:not(:disabled) p,
+        .stMultiSelect [data-tag] * {
             color: light-dark(#fff, #14141b) !important; }
         [class*="st-key-banner-more-phone"] { display: none; }
         [class*="st-key-checkpoint-"] { padding: .55rem .9rem; }

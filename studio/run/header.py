@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from fluxcore.dataset import list_pictures
-from fluxcore.runs import RunState, best_weights, default_outputs, resume_choice, seconds_between
+from fluxcore.runs import RunState, best_weights, default_outputs, resume_choice
 from fluxcore.runs.outlook import LOST, all_evidence
 from fluxcore.runs.supervision import observed_state
 from fluxcore.trainers import DEFAULT_TRAINER, HEAR_NO_WISHES
@@ -184,7 +184,8 @@ def _phases(state: RunState) -> list[tuple[str, str]]:
 
 def _facts(run: LiveRun) -> list[tuple[str, str]]:
     state = run.state
-    took = seconds_between(state.started, state.ended or state.updated) if state.started else None
+    took = run.row.get("seconds")  # of all attempts together
+    resumed = len(state.attempts) > 1 and bool(state.attempts[-1].resume_step)
     best = state.best_loss
     setup = [
         ("attempt", str(len(state.attempts)) if len(state.attempts) > 1 else ""),
@@ -201,7 +202,7 @@ def _facts(run: LiveRun) -> list[tuple[str, str]]:
         ("held-out loss", words.loss(state.measured[-1].loss) if state.measured else ""),
         ("learning rate", f"{state.lr:.3g}" if state.lr is not None and state.is_live else ""),
         ("memory", f"{state.memory_gib:.1f} GiB" if state.memory_gib and state.is_live else ""),
-        ("started", words.clock(state.started) if state.started else ""),
+        ("went on" if resumed else "started", words.clock(state.started) if state.started else ""),
         ("took" if state.ended else "so far", words.duration(took) if took is not None else ""),
         *setup,
     ]

@@ -36,12 +36,13 @@ def menu(run: LiveRun) -> None:
     ):
         _item(ABOUT, "edit_note", dialogs.want, _about, ABOUT, name, key="run-about")
         _item(LIKE_IT, "content_copy", dialogs.want, _duplicate, LIKE_IT, name, key="run-duplicate")
+        others = [run.name for run in live_runs().all() if run.name != name]
         with st.container(key="run-compare"):
             st.page_link(
                 nav.page("compare"),
                 label="Compare with other runs",
                 icon=":material/compare_arrows:",
-                query_params={"runs": name},
+                query_params={"runs": ",".join([name, *others[:1]])},
             )
         if state.weights or state.checkpoints:
             _item(PUBLISH, "cloud_upload", dialogs.want, publish.question, PUBLISH, name, key="run-publish")

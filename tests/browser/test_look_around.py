@@ -96,7 +96,7 @@ def test_somebody_looks_around(make_gym, tmp_path):
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV", exact=True).click()
     with open(download.value.path(), encoding="utf-8") as file:
-        assert file.readline().startswith('"run","state"')
+        assert file.readline().startswith('"run","title","state"')
 
     page.goto(f"{gym.url}/runs")
     settle(page)
