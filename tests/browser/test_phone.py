@@ -49,9 +49,12 @@ def test_a_finished_run_is_looked_at_compared_and_taken_along(make_gym, tmp_path
     page.get_by_text("Newest samples").wait_for()
     page.locator(".st-key-run-menu button:visible").first.click()
     page.get_by_role("link", name="Compare with other runs").click()
-    page.wait_for_url("**/compare?runs=cat")
+    page.wait_for_url("**/compare?runs=cat*dog")  # the newest other one
+    page.get_by_text("Differences only").wait_for()
+    chosen = page.locator(".st-key-compare-runs input").first
+    chosen.click()
+    chosen.press("Backspace")
     page.get_by_text("Choose at least two runs").wait_for()
-    page.locator(".st-key-compare-runs input").first.click()
     page.get_by_role("option", name="dog").click()
     page.get_by_text("Differences only").wait_for()
     page.wait_for_url("**/compare?runs=cat*dog")
