@@ -182,6 +182,9 @@ def _arrived(draft: Draft, widget: str) -> None:
         taken = take_files(draft.dataset, [(file.name, file) for file in files])
     except OSError as error:
         taken = Taken(problems=[f"The pictures can't be kept ({error.strerror}): make room in {draft.outputs}"])
+    before: Taken | None = st.session_state.get("upload.taken")
+    if before and before.problems:  # files may come in two messages: what the first one told has not been read yet
+        taken = taken.after(before)
     st.session_state["upload.taken"] = taken
     # A new uploader: the grid shows what came, the list below the old one would only repeat it.
     st.session_state["upload.turn"] += 1

@@ -34,6 +34,12 @@ class Taken:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def after(self, before: Taken) -> Taken:
+        """Both together."""
+        problems = list(dict.fromkeys([*before.problems, *self.problems]))
+        notes = list(dict.fromkeys([*before.notes, *self.notes]))
+        return Taken(before.pictures + self.pictures, before.captions + self.captions, problems, notes)
+
 
 class _Damaged(Exception):
     """A file in a zip can't be unpacked."""

@@ -149,3 +149,10 @@ def test_a_full_disk_is_no_damaged_zip(tmp_path, monkeypatch):
     taken = take_files(tmp_path, [("my.zip", io.BytesIO(bytes(zipped())))])
     assert [problem.partition(":")[2] for problem in taken.problems] == [" make room and add it again"] * 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_came_in_two_messages_are_told_of_together(tmp_path):
+    first = take_files(tmp_path, [("a.png", io.BytesIO(png())), ("cut.png", io.BytesIO(png()[:-30]))])
+    second = take_files(tmp_path, [("b.png", io.BytesIO(png())), ("cut.png", io.BytesIO(png()[:-30]))])
+    both = second.after(first)
+    assert both.pictures == 2 and len(both.problems) == 1 and "cut.png can't be read" in both.problems[0]
