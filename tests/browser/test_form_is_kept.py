@@ -38,8 +38,8 @@ def test_reload_restores_fields_pictures_and_captions(gym):
             {"name": "cut.png", "mimeType": "image/png", "buffer": picture("green")[:-30]},
         ]
     )  # fmt: skip
-    page.get_by_text("2 pictures", exact=True).wait_for()
-    page.get_by_text("cut.png can't be read").wait_for()
+    page.get_by_text("2 pictures", exact=True).wait_for(timeout=60_000)
+    page.get_by_text("cut.png can't be read").wait_for(timeout=60_000)
     page.get_by_label("Caption of two.png", exact=True).press_sequentially("a blue square")
     unfold(page, "All other settings")
     seed = page.get_by_label("Seed", exact=True)
