@@ -109,3 +109,4 @@ def test_two_windows_that_write_the_same_field_say_so(make_gym):
         window.keyboard.type(text, delay=30)
         wait_until(lambda text=text: kept(gym.outputs, "lora_name") == text, 20)
     two.get_by_test_id("stToast").get_by_text("Another tab had set Name to “aaa”").wait_for()
+    assert kept(gym.outputs, "lora_name") == "bbb" and two.get_by_label("Name", exact=True).input_value() == "bbb"
