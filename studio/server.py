@@ -25,6 +25,7 @@ from fluxcore.runs import default_outputs
 
 from . import access, files, notice, pulse, sign_in
 from .assets import Assets
+from .callbacks import run_callbacks_whole
 from .gate import Gate, say
 from .live import live_runs
 
@@ -81,6 +82,7 @@ async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
     gc.collect()
     gc.freeze()
     give_memory_back()
+    run_callbacks_whole()
     answer_at_once()
     yield {}
 
