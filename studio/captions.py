@@ -11,7 +11,7 @@ import streamlit as st
 from fluxcore.atomic import write_atomic
 from fluxcore.dataset import Picture, list_pictures, write_caption
 
-from . import prompts, words
+from . import words
 from .drafts import Draft
 from .prompts import former_trigger, put_words, word
 
@@ -76,8 +76,14 @@ def has_trigger(caption: str | None, trigger: str) -> bool:
 
 
 def with_trigger(caption: str | None, trigger: str, former: str) -> str:
-    """`p3t, a cat on a sofa`; as it is where the word stands in it."""
-    return prompts.with_trigger(caption, trigger, former) if caption else trigger
+    """`p3t, a cat on a sofa`, or in the place of the former word; as it is where the word stands in it."""
+    if not caption:
+        return trigger
+    if has_trigger(caption, trigger):
+        return caption
+    if former and has_trigger(caption, former):
+        return word(former).sub(lambda _: trigger, caption)
+    return f"{trigger}, {caption}"
 
 
 def _replace(draft: Draft) -> None:

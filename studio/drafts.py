@@ -63,7 +63,7 @@ class Draft:
         self._news: set[str] = set()
         """Fields that other tabs changed, which an edit here found and nobody was told of yet."""
         self.triggers: list[str] = []
-        """Every trigger word that it had, the newest last."""
+        """The trigger words that it had, the newest last; not what they were while they were typed."""
         self._reader = LogReader(self.folder.events)
         self._apply()
 
@@ -165,7 +165,10 @@ class Draft:
         self._saved = True
         for config in (one.get("config") for one in saved):
             trigger = str(config.get("concept_sentence") or "").strip() if isinstance(config, dict) else ""
-            if trigger and trigger not in self.triggers[-1:]:
+            last = self.triggers[-1] if self.triggers else ""
+            if last and trigger.startswith(last):  # it is being typed
+                self.triggers[-1] = trigger
+            elif not last.startswith(trigger):  # nor is it being taken away
                 self.triggers.append(trigger)
         config = saved[-1].get("config")
         if isinstance(config, dict):

@@ -14,6 +14,7 @@ from fluxcore.config import RunConfig
 from fluxcore.dataset import list_pictures, write_caption
 from fluxcore.dataset.looks import Looks, near_twins
 from studio.captions import has_trigger, replaced
+from studio.captions import with_trigger as caption_with
 from studio.drafts import newest_draft
 from studio.picture_marks import marks_of, trained_size
 from studio.prompts import with_trigger
@@ -126,6 +127,10 @@ def test_words_of_captions():
     prompts = "a cat --w 64\n\n# no\nP3T alone"
     assert with_trigger(prompts, "p3t") == "p3t, a cat --w 64\n\n# no\nP3T alone"
     assert with_trigger(prompts, "") == prompts
+    assert (
+        caption_with("#1 cat", "p3t", "") == "p3t, #1 cat" and caption_with("a R1so cat", "p3t", "r1so") == "a p3t cat"
+    )
+    assert caption_with("my P3T", "p3t", "") == "my P3T" and caption_with(None, "p3t", "") == "p3t"
     former = "r1so, a cat\na R1so print of a dog\nr1son"
     assert with_trigger(former, "p3t", "r1so") == "p3t, a cat\na p3t print of a dog\np3t, r1son"
 
@@ -228,6 +233,17 @@ def test_a_new_trigger_word_takes_the_place_of_the_former_one(outputs):
     app.button(key="prompts-trigger").click().run()
     assert captions_of(outputs) == ["z3bra, 0", "z3bra, 1", "z3bra, 2"] and "No caption has" not in text(app)
     assert app.text_area(key="form.sample_prompts").value == "z3bra a cat\nz3bra, a dog\nz3bra, a bee"
+
+
+def test_what_a_trigger_word_was_while_it_was_typed_is_no_former_one(outputs):
+    app = open_page()
+    add_pictures(outputs)
+    for picture in list_pictures(newest_draft(outputs).dataset):
+        write_caption(picture.path, "a print of a bee")
+    for word in ("a", "ap", "appl3", "ap", "a", "b", "b33"):
+        app.text_input(key="form.concept_sentence").set_value(word).run()
+    assert newest_draft(outputs).triggers == ["appl3", "b33"]
+    assert app.button(key="captions-trigger").label == "Put “b33” in front"
 
 
 def test_tabs_that_were_opened_before_anything_was_typed_have_one_draft(outputs):

@@ -15,7 +15,9 @@ from fluxcore.errors import UserError
 @pytest.mark.parametrize(
     ("program", "says"),
     [
-        ("import os; os.kill(os.getpid(), 9)", r"ended from outside \(SIGKILL\)"),
+        ("import os; os.kill(os.getpid(), 9)", r"ended from outside \(SIGKILL\), or by the system for want of memory"),
+        ("import os; os.kill(os.getpid(), 15)", r"ended from outside \(SIGTERM\), trainings go on"),
+        ("import os; os.kill(os.getpid(), 11)", r"ended by itself \(exit -11\): its last words"),
         ("raise SystemExit(3)", r"ended by itself \(exit 3\): its last words"),
     ],
 )

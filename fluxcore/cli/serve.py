@@ -179,8 +179,9 @@ def serve_until_ended(server: subprocess.Popen[bytes]) -> int:
         end_process(server)
         note("the app is ended; trainings go on")
         return 0
-    if code < 0:
-        raise UserError(f"the app was ended from outside ({signal.Signals(-code).name}); trainings go on")
+    if -code in (signal.SIGKILL, signal.SIGTERM):
+        why = "or by the system for want of memory; " if code == -signal.SIGKILL else ""
+        raise UserError(f"the app was ended from outside ({signal.Signals(-code).name}), {why}trainings go on")
     raise UserError(f"the app ended by itself (exit {code}): {_said_last()}")
 
 
