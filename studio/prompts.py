@@ -56,9 +56,9 @@ def with_trigger(prompts: str, trigger: str, former: str = "") -> str:
     def line_with(line: str) -> str:
         if not line.strip() or line.lstrip().startswith("#") or word(trigger).search(line):
             return line
-        return (
-            word(former).sub(lambda _: trigger, line) if former and word(former).search(line) else f"{trigger}, {line}"
-        )
+        if former and word(former).search(line):
+            return word(former).sub(lambda _: trigger, line)
+        return f"{trigger}, {line}"
 
     return "\n".join(map(line_with, prompts.split("\n")))
 

@@ -237,6 +237,7 @@ def test_a_new_trigger_word_takes_the_place_of_the_former_one(outputs):
 
 def test_what_a_trigger_word_was_while_it_was_typed_is_no_former_one(outputs):
     app = open_page()
+    app.text_input(key="form.lora_name").set_value("bee").run()
     add_pictures(outputs)
     for picture in list_pictures(newest_draft(outputs).dataset):
         write_caption(picture.path, "a print of a bee")
