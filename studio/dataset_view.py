@@ -123,8 +123,8 @@ def _summary(pictures: list[Picture], marks: dict[Path, list[Mark]], trigger: st
         text += f" · {bare} without a caption ({told})"
     else:
         text += " · all captioned"
-        lacking = sum(trigger.lower() not in (picture.caption or "").lower() for picture in pictures)
-        if trigger and lacking:
+        lacking = sum(not captions.has_trigger(picture.caption, trigger) for picture in pictures) if trigger else 0
+        if lacking:
             text += f", {lacking} without the trigger word (*Captions* puts it in)"
     if len(pictures) < FEW:
         text += " · more pictures make a better LoRA"
