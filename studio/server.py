@@ -25,9 +25,9 @@ from fluxcore.runs import default_outputs
 
 from . import access, files, notice, pulse, sign_in
 from .assets import Assets
-from .callbacks import run_callbacks_whole
 from .gate import Gate, say
 from .live import live_runs
+from .streamlit_fixes import fix_streamlit
 
 log = logging.getLogger("fluxgym")
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
@@ -82,7 +82,7 @@ async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
     gc.collect()
     gc.freeze()
     give_memory_back()
-    run_callbacks_whole()
+    fix_streamlit()
     answer_at_once()
     yield {}
 

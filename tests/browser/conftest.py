@@ -98,9 +98,24 @@ def plans(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("plans")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With a failure stands what its pages showed: one on another machine can't be looked at."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for page in getattr(item, "pages", []):
+            try:
+                shown = page.locator("body").inner_text(timeout=2000)
+            except Exception as error:  # closed, or the browser is gone
+                shown = f"({str(error).splitlines()[0]})"
+            report.sections.append((f"page {page.url}", shown))
+    return report
+
+
 @pytest.fixture
-def make_gym(chromium, tmp_path, plans) -> Iterator[Callable[..., Gym]]:
+def make_gym(request, chromium, tmp_path, plans) -> Iterator[Callable[..., Gym]]:
     """Starts servers with the environment that a test wants."""
+    pages = request.node.pages = []
     with ExitStack() as stack:
 
         def make(outputs: Path | None = None, port: int = 0, **environment: str) -> Gym:
@@ -116,6 +131,7 @@ def make_gym(chromium, tmp_path, plans) -> Iterator[Callable[..., Gym]]:
             def open_page(path: str = "/", wait: bool = True) -> Any:
                 page = context.new_page()
                 page.set_default_timeout(20_000)
+                pages.append(page)
                 page.goto(served.url + path)
                 if wait:
                     settle(page)
