@@ -496,25 +496,3 @@ def test_pictures_that_were_taken_already_are_no_news(outputs, monkeypatch):
     monkeypatch.setattr(st, "session_state", state)
     dataset_view._arrived(None, "uploader")
     assert state["upload.turn"] == 3 and "upload.taken" not in state
-
-
-def test_a_page_that_streamlit_draws_in_two_threads_is_drawn_once_more(outputs, monkeypatch):
-    failures = iter([RuntimeError("dictionary changed size during iteration"), None, RuntimeError("none of that")])
-
-    def drawn() -> None:
-        if failure := next(failures, None):
-            raise failure
-
-    monkeypatch.setattr("studio.form.drawn", drawn)
-    app = open_page()
-    assert not app.exception and app.text_input(key="form.lora_name").value == ""
-    app.run()
-    assert len(app.exception) == 1, "other failures are said"
-
-
-def test_a_page_that_fails_again_and_again_is_not_drawn_for_ever(outputs, monkeypatch):
-    def drawn() -> None:
-        raise RuntimeError("dictionary changed size during iteration")
-
-    monkeypatch.setattr("studio.form.drawn", drawn)
-    assert AppTest.from_file(str(MAIN), default_timeout=30).run().exception
