@@ -97,9 +97,17 @@ def clear_form() -> None:
 
 
 def use(draft: Draft) -> None:
-    """Make `draft` this session's; what was there before can be had back."""
+    """Make `draft` this session's; what was there before can be had back, unless it was a form just emptied: that would
+    come back by itself when the draft has become a run."""
     before: Draft | None = st.session_state.get("draft")
-    st.session_state["draft.before"] = before.id if before and before.exists else None
+    if before:
+        before.refresh()  # another tab may have begun something in it
+    if before and before.exists and not before.touched and not list_pictures(before.folder.dataset):
+        before.discard()
+        if st.session_state.get("draft.before") == draft.id:
+            st.session_state["draft.before"] = None
+    else:
+        st.session_state["draft.before"] = before.id if before and before.exists else None
     for name in ("follows", "upload.taken", "picture.removed", "train.problem", "train.asked"):
         st.session_state.pop(name, None)
     st.session_state["draft"] = draft

@@ -146,6 +146,29 @@ def test_clear_form_begins_anew(outputs):
     assert open_page().text_input(key="form.lora_name").value == "cat"
 
 
+def test_a_form_just_emptied_does_not_come_back_when_the_next_one_has_become_a_run(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.button(key="clear-form").click().run()
+    app.button(key="clear-form").click().run()
+    app.button(key="try-example").click().run()
+    app.button(key="go-back").click().run()
+    assert app.text_input(key="form.lora_name").value == "cat"
+    app.button(key="go-back").click().run()
+    app.button(key="start").click().run()
+    assert load_run(outputs, "riso")[1].state == "queued"
+    assert open_page().text_input(key="form.lora_name").value == "cat", "what was typed waits"
+
+    other = open_page()
+    other.text_input(key="form.lora_name").set_value("").run()
+    other.button(key="clear-form").click().run()
+    meanwhile = newest_draft(outputs)
+    meanwhile.edit({"lora_name": "typed elsewhere"})
+    other.button(key="clear-form").click().run()
+    other.button(key="go-back").click().run()
+    assert other.text_input(key="form.lora_name").value == "typed elsewhere"
+
+
 def test_the_banner_tells_every_state(night):
     shown = text(open_page())
     assert "running" in shown and "my\\-cat" in shown and "step 480 / 960" in shown and "epoch 8 / 16" in shown
