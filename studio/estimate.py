@@ -72,16 +72,16 @@ def _lines(draft: Draft, config: RunConfig, pictures: int, steps: int) -> None:
         _waiting(draft, config, pictures)
 
 
-def time_words(each: float | None, before: float, source: str, steps: int) -> str:
+def time_words(each: float | None, around: float, source: str, steps: int) -> str:
     """`about 41 min (0.9 s a step in my-cat, with its samples and saves)`, or that it is not known."""
     if each is None or not steps:
         return ":material/schedule: Time: not known before the first steps"
-    return f":material/schedule: about **{words.duration(before + each * steps)}** :small[({source})]"
+    return f":material/schedule: about **{words.duration(around + each * steps)}** :small[({source})]"
 
 
 def pace(config: RunConfig, made: Plan | None) -> tuple[float | None, float, str]:
-    """Seconds of a step, seconds before the first one, and where that is from: a run of the same kind here (with its
-    samples and saves, where there will be some), else the GPU's stated speed."""
+    """Seconds of a step, seconds before the first and after the last one, and where that is from: a run of the same
+    kind here (with its samples and saves, where there will be some), else the GPU's stated speed."""
     usual = defaults()
     gpu: dict[str, Any] | None = None
     for run in live_runs().all()[:50]:
@@ -91,9 +91,11 @@ def pace(config: RunConfig, made: Plan | None) -> tuple[float | None, float, str
         samples = bool(config.sample_prompts.strip() and config.sample_every_n_steps)
         each = state.whole_seconds_per_step if samples else state.seconds_per_step
         if each and all(state.config.get(name, usual[name]) == getattr(config, name) for name in SAME_WORK):
-            before = sum(state.phase_seconds.get(phase, 0.0) for phase in ("load", "cache"))
+            around = state.seconds_around_steps
+            if around is None:
+                around = sum(state.phase_seconds.get(phase, 0.0) for phase in ("load", "cache"))
             told = f"{words.pace(each)} in {words.escape(run.title)}{', with its samples and saves' if samples else ''}"
-            return each, before, told
+            return each, around, told
     return _by_speed(gpu, made)
 
 

@@ -369,3 +369,13 @@ def test_the_time_left_counts_what_comes_between_the_steps() -> None:
     assert again.seconds_beside == 0.0
     hung = state_after(*stepped, *sampled, ("run.stalled", {}, 1))
     assert hung.seconds_beside == 0.0, "what broke off is no time of samples"
+
+
+def test_what_an_attempt_takes_around_its_steps_is_known_when_it_is_completed() -> None:
+    stepped = [*STARTED, ("phase.started", {"phase": "train"}, 1)]
+    stepped += [("train.step", STEP | {"step": step}, 1) for step in (1, 2, 3)]
+    assert state_after(*stepped).seconds_around_steps is None
+    done = state_after(*stepped, ("run.completed", {"steps": 3, "seconds": 30.0}, 1))
+    assert done.attempt and done.attempt.seconds == 30.0
+    assert done.seconds_around_steps == 24.0, "three steps of two seconds"
+    assert state_after(*stepped, ("run.failed", {"reason": "error"}, 1)).seconds_around_steps is None

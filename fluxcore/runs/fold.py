@@ -181,6 +181,16 @@ class RunState:
         return None if pace is None else pace + self.seconds_beside / self.timed_steps
 
     @property
+    def seconds_around_steps(self) -> float | None:
+        """Of an attempt that was completed: all that is neither a step nor comes between two. The start, loading, the
+        caches, the first samples, the last files. Else None."""
+        pace, attempt = self.whole_seconds_per_step, self.attempt
+        if pace is None or attempt is None or attempt.outcome != "run.completed" or attempt.ended is None:
+            return None
+        took = attempt.seconds or (parse_ts(attempt.ended) - parse_ts(attempt.started)).total_seconds()
+        return max(0.0, took - pace * self.timed_steps)
+
+    @property
     def eta_seconds(self) -> float | None:
         """Seconds until the last step at the recent pace, with samples and saves as often as until now; None where that
         can't be said."""
