@@ -63,10 +63,9 @@ def show(runs: list[LiveRun]) -> None:
         )
         sort = st.selectbox("Sort", list(SORTS), key="runs-sort", label_visibility="collapsed", width=160)
     found = [run for run in runs if in_group(run, group or "All") and matches(run, wanted or "", chosen)]
-    bulk.bar([run.name for run in found])
+    listed = [run.name for run in found]
     if not found:
         st.caption("No run is like that.")
-        return
     by, highest = SORTS[sort or "Newest first"]
     if sort != "Newest first":  # that is the order they come in, those that live ahead
         found.sort(key=lambda run: by(run.row) if run.row else by(_EMPTY), reverse=highest)
@@ -74,6 +73,7 @@ def show(runs: list[LiveRun]) -> None:
     page = st.pagination(pages, key="runs-page") if pages > 1 else 1
     for run in found[(page - 1) * PER_PAGE : page * PER_PAGE]:
         card(run)
+    bulk.bar(listed)  # below: above it would push away what one is about to choose next
 
 
 _EMPTY: dict[str, Any] = dict.fromkeys(("started", "created", "title", "best_loss", "step", "seconds")) | {"run": ""}

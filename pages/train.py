@@ -149,6 +149,7 @@ def start(draft: Draft, config: RunConfig) -> str:
 draft = current_draft()
 remember_found(draft)
 config, errors = form.check(draft)
+usual = draft.usual()
 slug = slugify(str(draft.values["lora_name"]))
 asked = st.session_state.get("train.asked", False)
 if (draft.values["lora_name"] or asked) and (problem := name_problem(slug)):
@@ -192,23 +193,23 @@ left, middle, right = st.columns([1.05, 1.5, 0.9], gap="medium")
 
 with left, st.container(border=True):
     st.subheader("1 · LoRA", anchor=False)
-    form.field("lora_name", draft, errors)
+    form.field("lora_name", draft, errors, usual)
     if slug and slug != draft.values["lora_name"] and "lora_name" not in errors:
         st.caption(f"It will be called `{slug}`.")
-    form.field("concept_sentence", draft, errors)
-    form.field("base_model", draft, errors)
-    form.field("vram", draft, errors)
+    form.field("concept_sentence", draft, errors, usual)
+    form.field("base_model", draft, errors, usual)
+    form.field("vram", draft, errors, usual)
     one, two = st.columns(2, vertical_alignment="top")
     with one:
-        form.field("num_repeats", draft, errors)
+        form.field("num_repeats", draft, errors, usual)
     with two:
-        form.field("max_train_epochs", draft, errors)
-    form.field("resolution", draft, errors)
+        form.field("max_train_epochs", draft, errors, usual)
+    form.field("resolution", draft, errors, usual)
     wrong = any(name in errors for name in form.SAMPLES)
     # By its key it stays open where a sentence above it comes or goes.
     with st.expander("Samples", icon=":material/imagesmode:", expanded=wrong, key="samples"):
         for name in form.SAMPLES:
-            form.field(name, draft, errors)
+            form.field(name, draft, errors, usual)
         prompts.put_trigger(draft)
     hidden = [name for name in errors if name not in (*form.PROMINENT, *form.SAMPLES, *form.START)]
     if hidden != st.session_state.get("settings.wrong", []):  # something there has just become wrong, or right
@@ -218,7 +219,7 @@ with left, st.container(border=True):
     rest = st.expander("All other settings", icon=":material/tune:", key="settings.open", on_change="rerun")
     if rest.open:
         with rest:
-            all_settings(draft, errors)
+            all_settings(draft, errors, usual)
     text = st.expander("As text, and as a command", icon=":material/code:", key="text.open", on_change="rerun")
     if text.open:
         with text:
@@ -257,7 +258,7 @@ with right, st.container(border=True):
     else:
         st.caption("The steps are counted when every field is right.")
     for name in form.START:
-        form.field(name, draft, errors)
+        form.field(name, draft, errors, usual)
     missing = [] if slug else [f"Name: {name_problem(slug)}"]
     if templates.is_unused(draft):
         missing.append("Use the text or the command that you edited, or put it back (*As text, and as a command*).")

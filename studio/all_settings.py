@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from fluxcore.config import GROUPS, RunConfig
@@ -12,8 +14,8 @@ from .drafts import Draft
 from .labels import label_of
 
 
-def all_settings(draft: Draft, errors: dict[str, str]) -> None:
-    """Every other setting by group, narrowed by a word or to what was changed."""
+def all_settings(draft: Draft, errors: dict[str, str], usual: dict[str, Any]) -> None:
+    """Every other setting by group, narrowed by a word or to what was changed; `usual`: see `Draft.usual`."""
     wanted = st.text_input(
         "Find a setting",
         key="form-find",
@@ -39,13 +41,13 @@ def all_settings(draft: Draft, errors: dict[str, str]) -> None:
         found = True
         st.markdown(f"**{title}**")
         for name in names:
-            form.field(name, draft, errors)
+            form.field(name, draft, errors, usual)
             if name in changed:
-                usual = "yes" if changed[name] is True else "no" if changed[name] is False else changed[name]
+                back = "yes" if changed[name] is True else "no" if changed[name] is False else changed[name]
                 with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
                     st.markdown(":violet-badge[:material/edit: changed]", width="content")
                     st.button(
-                        f"back to {words.escape(str(usual)) or 'empty'}",
+                        f"back to {words.escape(str(back)) or 'empty'}",
                         key=f"usual-{name}",
                         type="tertiary",
                         help=f"{label_of(name)} as the defaults, the memory preset and the base model have it",

@@ -109,9 +109,13 @@ class Draft:
             return []
         return [config for config in saved if isinstance(config, dict)]
 
+    def usual(self) -> dict[str, Any]:
+        """Every field as the defaults, the memory preset and the base model have it."""
+        return follow_presets(self.values, {"base_model", "vram"}, self._usual)
+
     def changed(self) -> dict[str, Any]:
-        """The fields that are not as defaults, memory preset and base model have them, each with what they have."""
-        usual = follow_presets(self.values, {"base_model", "vram"}, self._usual)
+        """The fields that are not as usual, each with what it usually is."""
+        usual = self.usual()
         return {name: usual[name] for name, value in self.values.items() if value != usual[name]}
 
     def edit(self, changes: dict[str, Any], *, touched: Iterable[str] | None = None, forget: bool = False) -> None:

@@ -72,11 +72,14 @@ def drawn() -> None:
     st.session_state.pop(_FILLED, None)
 
 
-def field(name: str, draft: Draft, errors: dict[str, str]) -> None:
-    """Draw one field, and what is wrong with it right below."""
+def field(name: str, draft: Draft, errors: dict[str, str], usual: dict[str, Any]) -> None:
+    """Draw one field, and what is wrong with it right below. `usual`: see `Draft.usual`."""
     info = RunConfig.model_fields[name]
     default = defaults()[name]
     shown = f" Default: {default}." if default not in ("", None) else ""
+    if name not in CHOSEN and usual[name] != default:
+        # The base model's own, the memory preset's, or what was set on the page Settings.
+        shown = f" Default here: {words.escape(str(usual[name]))} (elsewhere {'empty' if default == '' else default})."
     # What a browser says of a widget before it has heard of the draft is the widget's default: so that is the draft's
     # value too. (With Streamlit's own defaults a page opened on a busy machine emptied the draft it was to show.)
     value = _for_widget(name, draft.values.get(name))

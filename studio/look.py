@@ -94,6 +94,8 @@ def style() -> None:
         .fg-settings code { display: block; font-size: .75rem; opacity: .68; background: none; padding: 0;
                             color: inherit; }
         .fg-settings .fg-same { opacity: .68; }
+        :has(> .st-key-bulk) { position: sticky; bottom: .6rem; z-index: 90; }
+        .st-key-bulk { background: var(--fg-page); box-shadow: 0 2px 14px rgb(0 0 0 / .16); }
         .st-key-form-vram button { padding-inline: .2rem; min-width: 0; }
         .fg-thumb { width: 64px; height: 64px; border-radius: 8px; object-fit: cover; display: block;
                     background: color-mix(in srgb, currentColor 6%, transparent); }
@@ -148,6 +150,13 @@ def style() -> None:
             .stHorizontalBlock:has(> .stColumn .st-key-sql-views) { display: contents; }
             .stColumn:has(.st-key-sql), .stColumn:has(.st-key-sql-views) { width: 100%; }
             .stColumn:has(.st-key-sql-views) { order: 1; }
+            .st-key-sql-chart-tools { display: grid; grid-template-columns: 1fr 1fr; }
+            .st-key-sql-chart-tools > * { width: auto; }
+            .st-key-sql-chart-tools > :last-child { grid-column: 1 / -1; }
+            .st-key-bulk { gap: .4rem; padding: .6rem .7rem; }
+            .st-key-bulk button { padding: .2rem .5rem; }
+            /* All of a run's tabs are seen, the open one too. */
+            [class*="st-key-run-tabs"] > * > [role="tablist"] { flex-wrap: wrap; gap: 0 .6rem; }
             /* A prompt stands above its pictures: beside them there is no room for a second one. */
             .fg-wide, .fg-wide thead, .fg-wide tbody { display: block; }
             .fg-wide tr { display: flex; flex-wrap: wrap; gap: .3rem; margin-bottom: .6rem; }

@@ -98,7 +98,7 @@ def _chart(table: pa.Table, types: list[str]) -> None:
         (name for name in across if name in times or name in ("step", "epoch")), texts[0] if texts else names[0]
     )
     form = "|".join(names)  # other columns: other choices
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="bottom", key="sql-chart-tools"):
         x = st.selectbox("Across", across, index=across.index(usual), key=f"sql-x-{form}", width=200)
         choices = [name for name in numbers if name != x] or numbers
         y = st.selectbox("Up", choices, key=f"sql-y-{form}-{x}", width=200)

@@ -11,7 +11,7 @@ from streamlit.runtime.uploaded_file_manager import DeletedFile
 from streamlit.testing.v1 import AppTest
 
 from fluxcore.alerts import add_target
-from fluxcore.config import RunConfig
+from fluxcore.config import RunConfig, defaults
 from fluxcore.log import read_events
 from fluxcore.runs import RunError, load_run
 from studio import banner, dataset_view, words
@@ -134,6 +134,14 @@ def test_start_makes_the_run_and_asks_for_it(outputs):
     assert again.text_input(key="form.concept_sentence").value == "p3t"
     again.button(key="use-pictures").click().run()
     assert not again.exception and len(list(newest_draft(outputs).dataset.glob("*.png"))) == 3
+
+
+def test_a_fields_help_tells_the_default_of_its_base_model(outputs):
+    app = open_page()
+    usual = defaults()["resolution"]
+    assert f"Default here: 64 (elsewhere {usual})." in app.number_input(key="form.resolution").help
+    app.selectbox(key="form.base_model").set_value("flux-dev").run()
+    assert f"Default: {usual}." in app.number_input(key="form.resolution").help
 
 
 def test_clear_form_begins_anew(outputs):

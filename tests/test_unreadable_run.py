@@ -109,6 +109,7 @@ def test_an_outputs_folder_that_cannot_be_read_is_a_sentence(tmp_path, monkeypat
 def test_a_free_name_is_a_valid_one(tmp_path):
     (tmp_path / "Cat").touch()
     (tmp_path / "cat-2").mkdir()
-    assert free_run_name(tmp_path, "cat") == "cat-3"
+    assert free_run_name(tmp_path, "cat") == free_run_name(tmp_path, "cat-2") == "cat-3"
+    assert free_run_name(tmp_path, "dog-2") == "dog-2"
     (tmp_path / ("x" * 64)).mkdir()
     assert free_run_name(tmp_path, "x" * 64) == "x" * 62 + "-2"

@@ -181,9 +181,13 @@ def list_run_folders(outputs: Path) -> list[RunFolder]:
 
 
 def free_run_name(outputs: Path, stem: str) -> str:
-    """`stem`, or `stem-2`, `stem-3` … where it is taken, without regard to case."""
+    """`stem`, or `stem-2`, `stem-3` … where it is taken, without regard to case; for `cat-2`, where there is a `cat`,
+    `cat-3`."""
     taken = {name.lower() for name in entry_names(outputs, folders_only=False)}
     name, count = stem, 1
+    numbered = re.fullmatch(r"(.+)-([2-9]|[1-9]\d)", stem)
+    if numbered and {stem.lower(), numbered[1].lower()} <= taken:
+        stem, count = numbered[1], int(numbered[2])
     while name.lower() in taken:
         count += 1
         ending = f"-{count}"

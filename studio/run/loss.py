@@ -41,6 +41,7 @@ def show(run: LiveRun) -> None:
             selection_mode="multi",
             format_func=lambda name: step_charts.CURVES[name][0],
             key="loss-also",
+            wrap=True,
             persist_state="session",
         )
     over = step_charts.AXES[axis or "Step"]
