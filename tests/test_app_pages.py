@@ -15,7 +15,7 @@ from fluxcore.config import RunConfig, defaults
 from fluxcore.log import read_events
 from fluxcore.runs import RunError, load_run
 from studio import banner, dataset_view, words
-from studio.drafts import Draft, newest_draft
+from studio.drafts import DRAFTS, Draft, newest_draft
 from studio.live import live_runs
 from tests.drawn_pages import MAIN, add_pictures, open_page, text, woken
 from tests.drawn_pages import night as night  # fixtures
@@ -151,6 +151,7 @@ def test_clear_form_begins_anew(outputs):
     assert app.text_input(key="form.lora_name").value == ""
     app.button(key="go-back").click().run()
     assert app.text_input(key="form.lora_name").value == "cat", "and can be undone"
+    assert not [button for button in app.button if button.key == "go-back"], "there is nothing else to go back to"
     assert open_page().text_input(key="form.lora_name").value == "cat"
 
 
@@ -160,6 +161,7 @@ def test_a_form_just_emptied_does_not_come_back_when_the_next_one_has_become_a_r
     app.button(key="clear-form").click().run()
     app.button(key="clear-form").click().run()
     app.button(key="try-example").click().run()
+    assert len(list((outputs / DRAFTS).iterdir())) == 2
     app.button(key="go-back").click().run()
     assert app.text_input(key="form.lora_name").value == "cat"
     app.button(key="go-back").click().run()

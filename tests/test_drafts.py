@@ -34,6 +34,16 @@ def test_two_tabs_do_not_undo_each_other(tmp_path):
     assert two.values["lora_name"] == "cat" and two.values["network_dim"] == 16 and two.values["max_train_epochs"] == 3
 
 
+def test_tabs_opened_before_anything_was_typed_share_one_draft(tmp_path):
+    first, second, third = Draft(tmp_path), Draft(tmp_path), Draft(tmp_path)
+    first.edit({"lora_name": "cat"})
+    second.edit({"concept_sentence": "p3t"})
+    assert third.dataset == first.dataset, "pictures too"
+    found = newest_draft(tmp_path)
+    assert (found.id, found.values["lora_name"], found.values["concept_sentence"]) == (first.id, "cat", "p3t")
+    assert new_draft(tmp_path).id != first.id, "one that was asked for is another one"
+
+
 def test_what_an_edit_finds_of_another_tab_is_told_after_it(tmp_path):
     one = Draft(tmp_path)
     one.edit({"lora_name": "cat"})

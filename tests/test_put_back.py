@@ -85,6 +85,28 @@ def test_another_tabs_word_is_told_though_an_unheard_session_has_written_over_it
     ]
 
 
+def test_what_stood_before_one_began_to_type_is_no_news(tmp_path):
+    draft = Draft(tmp_path)
+    for word in ("b1rd", "p3"):
+        draft.edit({"concept_sentence": word})
+    left = {"form.concept_sentence": {"base": "p3", "text": "p3t"}}
+    app = AppTest.from_function(
+        _told, args=(str(tmp_path), draft.id, left, {"form.concept_sentence": ["p3", "p3t"]}), default_timeout=30
+    ).run()
+    assert Draft(tmp_path, draft.id).values["concept_sentence"] == "p3t" and not app.toast
+
+
+def test_a_number_that_no_field_can_show_is_not_put_back(tmp_path):
+    draft = Draft(tmp_path)
+    draft.edit({"seed": 1})
+    left = {"form.seed": {"base": "1", "text": str(10**18)}}
+    app = AppTest.from_function(
+        _told, args=(str(tmp_path), draft.id, left, {"form.seed": ["1", str(10**18)]}), default_timeout=30
+    ).run()
+    assert not app.exception and Draft(tmp_path, draft.id).values["seed"] == 1
+    assert app.caption[0].value == "form.seed", "nor is it told again"
+
+
 def test_what_was_said_to_be_kept_is_only_judged_and_a_draft_that_became_a_run_stays_gone(tmp_path):
     import shutil
 

@@ -175,6 +175,10 @@ def test_time_comes_from_a_run_of_the_same_kind_or_is_not_known(outputs, monkeyp
     each, before, source = estimate.pace(config, None)
     assert each and "old" in source and "about" in estimate.time_words(each, before, source, 100)
     assert "**2 min**" in estimate.time_words(1.0, 20.0, source, 100), "loading and the pictures' cache come on top"
+    run.append("runner", "run.completed", {"weights": run.weights(), "steps": 20, "seconds": 500.0})
+    live_runs().expire()
+    each, around, _ = estimate.pace(config, None)
+    assert around > before and around + 20 * each == pytest.approx(500), "as long as that one took from start to end"
     other = RunConfig(lora_name="new", base_model="flux-dev", resolution=512)
     assert estimate.pace(other, None)[0] is None, "a step of another model says nothing"
 
