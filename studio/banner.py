@@ -105,11 +105,12 @@ def _moving(run: LiveRun) -> str:
 def _recent_row(run: LiveRun, first: bool) -> None:
     state = run.state
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"recent-{run.name}"):
-        with st.container(width="stretch", gap="xsmall"):
+        beside = f"recent-words-{run.name}"
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", width="stretch", key=beside):
             title = words.escape(run.title)
-            st.markdown(f"{look.badge(state.state)} **{title}** &nbsp; {_ended_words(run)}")
+            st.markdown(f"{look.badge(state.state)} **{title}** &nbsp; {_ended_words(run)}", width="stretch")
             started = ("started", words.clock(state.started) if state.started else "")
-            st.html(look.facts([started, length(state)]))
+            st.html(look.facts([started, length(state)]), width="content")
         with st.container(horizontal=True, width="content", gap="xsmall", vertical_alignment="center"):
             if state.state == "completed" and (url := weights_url(run)):
                 st.link_button("Download", url, key=f"banner-get-{run.name}", icon=":material/download:")

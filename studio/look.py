@@ -39,6 +39,8 @@ def style() -> None:
     # beside it keeps it on the page.
     st.container(key="look").html(
         """<style>
+        /* With what wraps it: else there would be a gap. */
+        [data-testid="stLayoutWrapper"]:has(> :is(.st-key-look, .st-key-pulse, .st-key-typing-saver)),
         .st-key-look, .st-key-pulse, .st-key-typing-saver, [class*="st-key-sample-clicks"],
         [class*="st-key-theme-kept"] { position: absolute; }
         .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
@@ -117,7 +119,7 @@ def style() -> None:
         /* The buttons stay beside a long sentence. */
         @media (min-width: 641px) { .stHorizontalBlock[class*="st-key-recent-"] { flex-wrap: nowrap; } }
         @media (max-width: 640px) {
-            .stMainBlockContainer { padding-left: .8rem; padding-right: .8rem; padding-top: 3.6rem; }
+            .stMainBlockContainer { padding-left: .8rem; padding-right: .8rem; padding-top: 4.4rem; }
             [class*="st-key-live-"], [class*="st-key-recent-"] { flex-direction: column; align-items: stretch;
                                                                  gap: .35rem; }
             [class*="st-key-live-"] > *, [class*="st-key-recent-"] > * { width: 100%; flex: none; }
