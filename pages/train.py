@@ -16,7 +16,7 @@ from fluxcore.dataset.layout import lay_out
 from fluxcore.errors import UserError
 from fluxcore.runs import default_outputs, free_run_name
 from fluxcore.runs.requests import check_new_name
-from studio import ask, dataset_view, estimate, form, nav, prompts, templates, words
+from studio import ask, dataset_view, estimate, form, former_drafts, nav, prompts, templates, words
 from studio.all_settings import all_settings
 from studio.captions import has_trigger
 from studio.drafts import Draft, copy_pictures, fill_from, new_draft, newest_draft
@@ -97,17 +97,13 @@ def clear_form() -> None:
 
 
 def use(draft: Draft) -> None:
-    """Make `draft` this session's; what was there before can be had back, unless it was a form just emptied: that would
-    come back by itself when the draft has become a run."""
-    before: Draft | None = st.session_state.get("draft")
-    if before:
-        before.refresh()  # another tab may have begun something in it
-    if before and before.exists and not before.touched and not list_pictures(before.folder.dataset):
-        before.discard()
-        if st.session_state.get("draft.before") == draft.id:
-            st.session_state["draft.before"] = None
-    else:
-        st.session_state["draft.before"] = before.id if before and before.exists else None
+    """Make `draft` this session's; what was there before can be had back."""
+    former_drafts.leave(st.session_state.get("draft"))
+    take_up(draft)
+
+
+def take_up(draft: Draft) -> None:
+    """Make `draft` this session's."""
     for name in ("follows", "upload.taken", "picture.removed", "train.problem", "train.asked"):
         st.session_state.pop(name, None)
     st.session_state["draft"] = draft
@@ -115,13 +111,15 @@ def use(draft: Draft) -> None:
 
 
 def go_back(draft_id: str) -> None:
-    """Return to the draft that was there before."""
+    """Return to a draft that was there before."""
     draft = Draft(default_outputs(), draft_id)
     try:
         draft.edit({}, touched=draft.touched)  # it is the newest again, also after a reload
-        use(draft)
     except UserError as error:
         st.session_state["train.problem"] = str(error)
+        return
+    former_drafts.go_back(st.session_state.get("draft"), draft_id)
+    take_up(draft)
 
 
 def name_problem(slug: str) -> str:
@@ -141,7 +139,7 @@ def start(draft: Draft, config: RunConfig) -> str:
     if problem:
         return problem
     draft.discard()
-    for name in ("draft", "draft.before", "upload.taken", "picture.removed", "train.asked", "follows"):
+    for name in ("draft", "upload.taken", "picture.removed", "train.asked", "follows"):
         st.session_state.pop(name, None)
     st.switch_page(nav.page("run"), query_params={"name": config.lora_name})
 
@@ -159,7 +157,7 @@ pictures = list_pictures(draft.folder.dataset)
 with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
     st.title("Train a LoRA", anchor=False, width="content")
     with st.container(horizontal=True, width="content", gap="xsmall"):
-        if before := st.session_state.get("draft.before"):
+        if before := former_drafts.last(draft):
             st.button(
                 "Back to what I had",
                 key="go-back",

@@ -153,6 +153,7 @@ def _card(draft: Draft, picture: Picture, marks: list[Mark], seen: Look | None, 
             st.markdown(" ".join(mark.badge for mark in found), help=words.escape(" ".join(mark.why for mark in found)))
         st.text_area(
             caption_label(picture),
+            stored,  # what a browser says that has not heard of the caption: see `form.field`
             key=widget,
             height=80,
             label_visibility="collapsed",

@@ -1,4 +1,4 @@
-"""Where Streamlit loses what a person did because two messages of the browser come close together.
+"""Where Streamlit loses what a person did because two messages come close together.
 
 A callback: it breaks off whatever it does at its next call where another message has come, callbacks too. One that has
 written half of an upload down dies there, and is not called again. Here they run to their end, and the message waits
@@ -6,20 +6,44 @@ for the drawing after them.
 
 An upload: the browser asks where to send its files. When a drawing begins, what was to be told of the one before it is
 thrown away, and the answer with it: the browser waits for ever, and shows nothing. Here answers are kept.
+
+Another page: who clicks its link with a field half typed has the browser say the click first and then the field, still
+as on the old page, which is drawn again. Here such a message is worked off on the new page.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
+from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
 
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.state.session_state import SessionState
 
 ANSWERS = frozenset({"file_urls_response", "backend_operation_response", "heartbeat_ack"})
 """The messages that a browser waits for."""
+LATE_SECONDS = 5.0
+"""So long a browser may go on speaking of a page that it was sent away from; then it is indeed there."""
+
+
+@dataclass
+class _Way:
+    """The pages that a session's browser may still speak of, and where it wants to go, until the server is there."""
+
+    shown: frozenset[str] = frozenset()
+    asked: str = ""
+    query: str = ""
+    late_since: float | None = None
+
+
+_ways: WeakKeyDictionary[AppSession, _Way] = WeakKeyDictionary()
 
 
 def fix_streamlit() -> None:
@@ -28,6 +52,8 @@ def fix_streamlit() -> None:
         SessionState._call_callbacks = _whole(SessionState._call_callbacks)  # type: ignore[method-assign]
     if not hasattr(ForwardMsgQueue.clear, "__wrapped__"):
         ForwardMsgQueue.clear = _but_answers(ForwardMsgQueue.clear)  # type: ignore[method-assign]
+    if not hasattr(AppSession.request_rerun, "__wrapped__"):
+        AppSession.request_rerun = _on_the_page_that_is_meant(AppSession.request_rerun)  # type: ignore[method-assign]
 
 
 def _whole(call_callbacks: Callable[..., None]) -> Callable[..., None]:
@@ -55,3 +81,39 @@ def _but_answers(clear: Callable[..., None]) -> Callable[..., None]:
         queue._queue += [one for one in before if one.WhichOneof("type") in ANSWERS and id(one) not in kept]
 
     return but_answers
+
+
+def _on_the_page_that_is_meant(request_rerun: Callable[..., None]) -> Callable[..., None]:
+    @wraps(request_rerun)
+    def there(session: AppSession, said: ClientState | None) -> None:
+        if said is None or _is_worth_hearing(session, said):
+            request_rerun(session, said)
+
+    return there
+
+
+def _is_worth_hearing(session: AppSession, said: ClientState) -> bool:
+    """Whether a message is to be worked off; one of a page that was left is changed to be one of the new page."""
+    way = _ways.setdefault(session, _Way())
+    server = session.page_script_hash
+    if way.asked == server:
+        way.asked = ""
+    target = way.asked or server
+    page = said.page_script_hash
+    if not page or not target or page == target:
+        way.shown, way.late_since = frozenset({page or target}), None
+        return True
+    # A click on a link says nothing of the page's own widgets.
+    is_click = said.is_history_navigation or not (said.widget_states.widgets or said.fragment_id)
+    now = time.monotonic()
+    since = way.late_since or now
+    if is_click or page not in way.shown or now - since > LATE_SECONDS:
+        way.shown = way.shown | {server} if is_click else frozenset({page})
+        way.asked, way.query, way.late_since = page, said.query_string, None
+        return True
+    way.late_since = since
+    if said.is_auto_rerun:
+        return False
+    said.query_string = way.query if way.asked else urlencode(session.session_state.query_params._query_params, True)
+    said.page_script_hash, said.page_name, said.fragment_id = target, "", ""
+    return True

@@ -100,6 +100,25 @@ function begin() {
 
   document.addEventListener("pointerdown", ({ target }) => typesIn(target), true)
   document.addEventListener("focusin", ({ target }) => (nameOf(target) || isText(target)) && typesIn(target), true)
+  // A shortcut presses a button without leaving the field: what stands in it goes first.
+  document.addEventListener("keydown", ({ key, altKey, ctrlKey, metaKey }) => {
+    const field = document.activeElement
+    if (key === "Enter" && (altKey || ctrlKey || metaKey) && isText(field) && field.closest(KEPT)) commit(field)
+  }, true)
+
+  // Tab leads from field to field; the explanations between them are reached backwards.
+  document.addEventListener("keydown", event => {
+    const field = document.activeElement
+    if (event.key !== "Tab" || event.shiftKey || event.ctrlKey || event.altKey || !nameOf(field)) return
+    const all = [...document.querySelectorAll("a[href], button, input, textarea, summary, [tabindex]")]
+    const stops = all.filter(one => one.tabIndex >= 0 && !one.disabled && one.getClientRects().length)
+    const next = stops.slice(stops.indexOf(field) + 1).find(one => !one.closest(".stTooltipIcon"))
+    if (!next) return
+    event.preventDefault()
+    next.focus()
+    if (isText(next) || isNumber(next)) next.select()
+  }, true)
+
   document.addEventListener("keydown", event => {
     if (event.key === "Tab" || event.key === "Escape") typing = ""
     const here = document.activeElement, isTaken = here === document.body || here.closest('[data-testid="stDialog"]')

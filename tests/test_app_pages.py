@@ -170,6 +170,7 @@ def test_a_form_just_emptied_does_not_come_back_when_the_next_one_has_become_a_r
     assert open_page().text_input(key="form.lora_name").value == "cat", "what was typed waits"
 
     other = open_page()
+    assert not [button for button in other.button if button.key == "go-back"]
     other.text_input(key="form.lora_name").set_value("").run()
     other.button(key="clear-form").click().run()
     meanwhile = newest_draft(outputs)
@@ -177,6 +178,18 @@ def test_a_form_just_emptied_does_not_come_back_when_the_next_one_has_become_a_r
     other.button(key="clear-form").click().run()
     other.button(key="go-back").click().run()
     assert other.text_input(key="form.lora_name").value == "typed elsewhere"
+
+
+def test_every_form_that_was_left_can_be_had_back(outputs):
+    app = open_page()
+    for name in ("cat", "dog", "bird"):
+        app.text_input(key="form.lora_name").set_value(name).run()
+        app.button(key="clear-form").click().run()
+    names = []
+    for _ in range(4):
+        app.button(key="go-back").click().run()
+        names.append(app.text_input(key="form.lora_name").value)
+    assert names == ["bird", "dog", "cat", "bird"]
 
 
 def test_the_banner_tells_every_state(night):

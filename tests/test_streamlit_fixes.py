@@ -1,11 +1,14 @@
-"""A callback is not broken off by a message that comes while it runs, an upload's answer not lost to a drawing."""
+"""What comes close together: a message while a callback runs, an answer while a drawing begins, a page that was left."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.scriptrunner import RerunData
 from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequests
@@ -47,11 +50,75 @@ def test_an_answer_outlives_the_beginning_of_a_drawing() -> None:
         assert queue.is_empty(), "what was sent is gone"
 
 
+class Session:
+    """As much of a session as is asked."""
+
+    def __init__(self) -> None:
+        self.page_script_hash = ""
+        self.session_state = SimpleNamespace(query_params=SimpleNamespace(_query_params={"name": "cat"}))
+        self.heard: list[tuple[str, str, int]] = []
+
+    def hears(self, page: str, widgets: int = 0, query: str = "", **more: Any) -> tuple[str, str, int] | None:
+        """What is worked off of a message: page, query, widgets."""
+        said = ClientState(page_script_hash=page, query_string=query, **more)
+        for number in range(widgets):
+            said.widget_states.widgets.add(id=str(number), string_value="x")
+        self.heard.clear()
+        hear = streamlit_fixes._on_the_page_that_is_meant(
+            lambda _, said: self.heard.append(
+                (said.page_script_hash, said.query_string, len(said.widget_states.widgets))
+            )
+        )
+        hear(cast(Any, self), said)
+        return self.heard[0] if self.heard else None
+
+
+def test_what_is_said_late_of_a_page_that_was_left_is_worked_off_on_the_new_one() -> None:
+    session = Session()
+    assert session.hears("") == ("", "", 0)
+    session.page_script_hash = "train"  # the server has begun to draw it
+    assert session.hears("train", 3) == ("train", "", 3)
+    assert session.hears("runs", query="tab=x") == ("runs", "tab=x", 0), "a link"
+    assert session.hears("train", 3) == ("runs", "tab=x", 3), "a field left with that click"
+    assert session.hears("train", 3, fragment_id="f") == ("runs", "tab=x", 3)
+    assert session.hears("train", 3, fragment_id="f", is_auto_rerun=True) is None, "nothing of a person's"
+    session.page_script_hash = "runs"
+    assert session.hears("train", 3) == ("runs", "name=cat", 3), "on its way when the server came there"
+    assert session.hears("runs", 1) == ("runs", "", 1)
+    assert session.hears("train") == ("train", "", 0), "back, by a link"
+    session.page_script_hash = "train"
+    assert session.hears("settings") == ("settings", "", 0), "and on, before the browser said anything"
+    assert session.hears("train", 3) == ("settings", "", 3)
+
+
+def test_the_browsers_back_button_and_a_page_that_the_script_changed() -> None:
+    session = Session()
+    session.page_script_hash = "train"
+    session.hears("train", 3)
+    session.page_script_hash = "run"  # st.switch_page
+    assert session.hears("train", 3) == ("run", "name=cat", 3)
+    assert session.hears("run", 2, query="name=cat") == ("run", "name=cat", 2)
+    assert session.hears("train", 3, is_history_navigation=True) == ("train", "", 3)
+
+
+def test_a_browser_that_stays_where_it_is_is_believed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, now = Session(), 100.0
+    monkeypatch.setattr(streamlit_fixes.time, "monotonic", lambda: now)
+    session.page_script_hash = "train"
+    session.hears("train", 3)
+    session.hears("runs")
+    assert session.hears("train", 3) == ("runs", "", 3)
+    now += streamlit_fixes.LATE_SECONDS + 1
+    assert session.hears("train", 3) == ("train", "", 3)
+    assert session.hears("train", 3) == ("train", "", 3)
+
+
 def test_streamlit_is_fixed_where_that_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SessionState, "_call_callbacks", SessionState._call_callbacks)
     monkeypatch.setattr(ForwardMsgQueue, "clear", ForwardMsgQueue.clear)
+    monkeypatch.setattr(AppSession, "request_rerun", AppSession.request_rerun)
     streamlit_fixes.fix_streamlit()
-    once = SessionState._call_callbacks, ForwardMsgQueue.clear
+    once = SessionState._call_callbacks, ForwardMsgQueue.clear, AppSession.request_rerun
     streamlit_fixes.fix_streamlit()
-    assert (SessionState._call_callbacks, ForwardMsgQueue.clear) == once
+    assert (SessionState._call_callbacks, ForwardMsgQueue.clear, AppSession.request_rerun) == once
     assert all(hasattr(one, "__wrapped__") for one in once)

@@ -14,7 +14,7 @@ from fluxcore.runs import default_outputs, free_run_name
 from fluxcore.runs.about import MAX_NOTE, MAX_TITLE, set_archived, set_note, set_tags, set_title
 from fluxcore.runs.trash import KEEP_SECONDS, Deleted, empty_trash, restore_run, size_of, trash_run
 
-from .. import ask, dialogs, nav, words
+from .. import ask, dialogs, former_drafts, nav, words
 from ..drafts import fill_from, new_draft
 from ..live import LiveRun, live_runs
 from . import publish
@@ -124,10 +124,8 @@ def _duplicate(name: str) -> None:
             known |= {"lora_name": free_run_name(default_outputs(), name), "resume_from_checkpoint": ""}
             fill_from(new_draft(default_outputs()), known, run.folder.dataset)
 
-        before = st.session_state.get("draft")
         if dialogs.attempt(make):
-            st.session_state.pop("draft", None)  # the newest one, which this is, is taken up
-            st.session_state["draft.before"] = before.id if before and before.exists else None
+            former_drafts.leave(st.session_state.pop("draft", None))  # the newest one, which this is, is taken up
             st.switch_page(nav.page("train"))
 
 
