@@ -6,10 +6,13 @@ import re
 
 import pytest
 
+from fluxcore.dataset import list_pictures, read_caption
 from fluxcore.runs import load_run
+from studio.drafts import newest_draft
 from studio.queries import load_box
 from studio.shots import settle
-from tests.browser.conftest import kept, unfold
+from tests.browser.conftest import STUB_TRAINER, kept, unfold
+from tests.browser.test_story import drop_pictures
 from tests.fake_runs import FakeRun
 from tests.place import wait_until
 
@@ -110,3 +113,45 @@ def test_two_windows_that_write_the_same_field_say_so(make_gym):
         wait_until(lambda text=text: kept(gym.outputs, "lora_name") == text, 20)
     two.get_by_test_id("stToast").get_by_text("Another tab had set Name to “aaa”").wait_for()
     assert kept(gym.outputs, "lora_name") == "bbb" and two.get_by_label("Name", exact=True).input_value() == "bbb"
+
+
+def test_a_click_to_another_page_right_after_typing_leads_there_and_loses_nothing(make_gym):
+    gym = make_gym()
+    page = gym.open()
+    drop_pictures(page, 3)
+    captions = ["p3t thing 0", "p3t thing 1", "p3t thing 2"]
+    typed = ""
+    for there in ("Settings", "Runs", "History", "Runs"):
+        name = page.get_by_label("Name", exact=True)
+        name.click()
+        page.keyboard.type("abc")
+        typed += "abc"
+        page.get_by_role("link", name=re.compile(f"{there}$")).first.click()
+        page.get_by_role("heading", name=there, exact=True).wait_for()
+        wait_until(lambda wanted=typed: kept(gym.outputs, "lora_name") == wanted, 20)
+        page.wait_for_timeout(500)
+        assert page.url.endswith(f"/{there.lower()}")
+        page.get_by_role("link", name=re.compile("Train$")).first.click()
+        page.get_by_role("heading", name="Train a LoRA").wait_for()
+        settle(page)
+        assert [picture.caption for picture in list_pictures(newest_draft(gym.outputs).dataset)] == captions
+        shown = page.get_by_label(re.compile("^Caption of"))
+        assert [shown.nth(i).input_value() for i in range(3)] == captions
+
+
+def test_the_shortcut_starts_with_what_stands_in_the_field_and_tab_leads_to_the_next_one(make_gym):
+    gym = make_gym(FLUXGYM_TRAINER=STUB_TRAINER)
+    page = gym.open()
+    drop_pictures(page, 3)
+    page.get_by_label("Name", exact=True).click()
+    page.keyboard.type("cat")
+    page.keyboard.press("Tab")
+    page.keyboard.type("p3t")
+    wait_until(lambda: kept(gym.outputs, "concept_sentence") == "p3t", 20)
+    caption = page.get_by_label("Caption of p1.png", exact=True)
+    caption.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("p3t on a sofa")
+    page.keyboard.press("Alt+Enter")
+    page.wait_for_url("**/run?name=cat")
+    assert read_caption(gym.outputs / "cat" / "dataset" / "p1.png") == "p3t on a sofa"
