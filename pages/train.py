@@ -196,6 +196,10 @@ with left, st.container(border=True):
         st.caption(f"It will be called `{slug}`.")
     form.field("concept_sentence", draft, errors, usual)
     form.field("base_model", draft, errors, usual)
+    if draft.values["base_model"] == "flux-mini":
+        st.caption(
+            "flux-mini draws emoji of 64 pixels, to try all of this out. For your own pictures take a FLUX model."
+        )
     form.field("vram", draft, errors, usual)
     one, two = st.columns(2, vertical_alignment="top")
     with one:
@@ -209,6 +213,7 @@ with left, st.container(border=True):
         for name in form.SAMPLES:
             form.field(name, draft, errors, usual)
         prompts.put_trigger(draft)
+        prompts.say_not_drawn(draft)
     hidden = [name for name in errors if name not in (*form.PROMINENT, *form.SAMPLES, *form.START)]
     if hidden != st.session_state.get("settings.wrong", []):  # something there has just become wrong, or right
         st.session_state["settings.wrong"] = hidden

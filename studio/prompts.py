@@ -8,6 +8,7 @@ import streamlit as st
 
 from . import form, words
 from .drafts import Draft
+from .labels import label_of
 from .live import live_runs
 
 
@@ -26,6 +27,16 @@ def put_trigger(draft: Draft) -> None:
         on_click=form.set_value,
         args=(draft, "sample_prompts", wanted),
     )
+
+
+def say_not_drawn(draft: Draft) -> None:
+    """A line where prompts are given and a step at which they are drawn is not."""
+    values = draft.values
+    if str(values["sample_prompts"]).strip() and not values["sample_every_n_steps"]:
+        st.caption(
+            f":orange[:material/hide_image:] These prompts are drawn only when you ask (*Sample now*, on the run's "
+            f"page): set *{label_of('sample_every_n_steps')}* to have them drawn while it trains."
+        )
 
 
 def put_words(trigger: str, former: str, where: str) -> str:

@@ -144,6 +144,17 @@ def test_a_fields_help_tells_the_default_of_its_base_model(outputs):
     assert f"Default: {usual}." in app.number_input(key="form.resolution").help
 
 
+def test_prompts_that_would_not_be_drawn_are_told(outputs):
+    app = open_page()
+    assert "only when you ask" not in text(app) and "draws emoji of 64 pixels" in text(app)
+    app.text_area(key="form.sample_prompts").set_value("p3t on the moon").run()
+    assert "drawn only when you ask" in text(app)
+    app.number_input(key="form.sample_every_n_steps").set_value(20).run()
+    assert "drawn only when you ask" not in text(app)
+    app.selectbox(key="form.base_model").set_value("flux-dev").run()
+    assert "draws emoji" not in text(app)
+
+
 def test_clear_form_begins_anew(outputs):
     app = open_page()
     app.text_input(key="form.lora_name").set_value("cat").run()
