@@ -108,6 +108,8 @@ def _samples(runs: list[LiveRun]) -> None:
     if not steps:
         return
     st.markdown("**Samples**, each run's newest up to a step")
+    if without := [called[run.name] for run in runs if not found[run.name]]:
+        st.caption(f"No samples were drawn by {words.escape(', '.join(without))}.")
     at = samples.slider(steps, "compare-step")
     newest: dict[str, dict[str, dict]] = {}
     for run in runs:

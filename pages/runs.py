@@ -65,7 +65,7 @@ def show(runs: list[LiveRun]) -> None:
     found = [run for run in runs if in_group(run, group or "All") and matches(run, wanted or "", chosen)]
     listed = [run.name for run in found]
     if not found:
-        st.caption("No run is like that.")
+        st.caption("No run matches that.")
     by, highest = SORTS[sort or "Newest first"]
     if sort != "Newest first":  # that is the order they come in, those that live ahead
         found.sort(key=lambda run: by(run.row) if run.row else by(_EMPTY), reverse=highest)

@@ -206,10 +206,13 @@ def _say_what_came() -> None:
     if taken is None:
         return
     if taken.problems:
-        kept = f"{words.plural(taken.pictures, 'picture')} and {words.plural(taken.captions, 'caption')} came in. "
+        kept = "Nothing new came in"
+        if taken.pictures or taken.captions:
+            came = f"{words.plural(taken.pictures, 'picture')} and {words.plural(taken.captions, 'caption')}"
+            kept = f"{came} came in. Not all did"
         lines = "\n".join(f"- {words.escape(problem)}" for problem in taken.problems[:12])
         more = f"\n- … and {len(taken.problems) - 12} more" if len(taken.problems) > 12 else ""
-        st.warning(f"{kept}Not all did:\n\n{lines}{more}", icon=":material/image_not_supported:")
+        st.warning(f"{kept}:\n\n{lines}{more}", icon=":material/image_not_supported:")
         st.button("Understood", key="upload-understood", on_click=_forget_message)
     for note in taken.notes[:5]:
         st.caption(words.escape(note))

@@ -39,7 +39,7 @@ def show(run: LiveRun) -> None:
     word = (wanted or "").strip().lower()
     rows = run.kept(("events", tuple(asked), word), lambda: _newest(run.name, asked, word))
     if not len(rows):
-        st.caption("No event is like that.")
+        st.caption("No event matches that.")
         return
     zoned = rows.set_column(0, "ts", rows["ts"].cast(pa.timestamp("us", "UTC")))
     chosen = st.dataframe(
