@@ -31,8 +31,10 @@ def columns_of_views() -> dict[str, dict[str, str]]:
 
 
 def take_up() -> None:
-    """A saved question goes into the box and is asked."""
-    if chosen := st.session_state.get("sql-saved"):
+    """A saved question goes into the box and is asked: once, for a browser says it again when the page is left."""
+    chosen, before = st.session_state.get("sql-saved"), st.session_state.get("sql.taken")
+    st.session_state["sql.taken"] = chosen
+    if chosen and chosen != before:
         st.session_state["sql"] = (EXAMPLES | load_queries(default_outputs()))[chosen]
         st.session_state["sql.name"] = chosen
         remember()
@@ -57,7 +59,7 @@ def keep() -> None:
     name = " ".join(str(st.session_state.get("sql-name") or "").split())
     if not tried(lambda: save_query(default_outputs(), name, st.session_state.get("sql", ""))):
         return
-    st.session_state["sql.name"] = st.session_state["sql-saved"] = name
+    st.session_state["sql.name"] = st.session_state["sql-saved"] = st.session_state["sql.taken"] = name
     st.toast(f"{name} is kept", icon=":material/check:")
 
 
@@ -92,7 +94,7 @@ if "sql" not in st.session_state:
     kept = "" if access.is_viewer() else load_box(outputs)
     st.session_state["sql"] = st.session_state.get("sql.text") or kept or EXAMPLES["All runs"]
 if st.session_state.get("sql-saved") not in (None, *own, *EXAMPLES):  # it was forgotten, here or in another tab
-    st.session_state["sql-saved"] = None
+    st.session_state["sql-saved"] = st.session_state["sql.taken"] = None
 st.title("History", anchor=False)
 left, right = st.columns([3, 1.1], gap="medium")
 with left:

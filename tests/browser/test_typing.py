@@ -139,6 +139,28 @@ def test_a_click_to_another_page_right_after_typing_leads_there_and_loses_nothin
         assert [shown.nth(i).input_value() for i in range(3)] == captions
 
 
+def test_a_statement_edited_and_left_at_once_is_not_the_saved_question_again(make_gym):
+    gym = make_gym()
+    page = gym.open("/history")
+    page.get_by_label("Saved questions", exact=True).click()
+    page.get_by_role("option", name="Loss by epoch").click()
+    wait_until(lambda: "epoch" in load_box(gym.outputs), 20)
+    settle(page)
+    for there in ("Runs", "Settings"):
+        box = page.get_by_label("SQL", exact=True)
+        box.click()
+        page.keyboard.press("Control+a")
+        page.keyboard.type(f"SELECT '{there}'")
+        page.get_by_role("link", name=re.compile(f"{there}$")).first.click()
+        page.get_by_role("heading", name=there, exact=True).wait_for()
+        wait_until(lambda wanted=there: load_box(gym.outputs) == f"SELECT '{wanted}'", 20)
+        page.wait_for_timeout(500)
+        assert load_box(gym.outputs) == f"SELECT '{there}'" and page.url.endswith(f"/{there.lower()}")
+        page.get_by_role("link", name=re.compile("History$")).first.click()
+        page.get_by_role("heading", name="History").wait_for()
+        settle(page)
+
+
 def test_the_shortcut_starts_with_what_stands_in_the_field_and_tab_leads_to_the_next_one(make_gym):
     gym = make_gym(FLUXGYM_TRAINER=STUB_TRAINER)
     page = gym.open()
