@@ -93,6 +93,8 @@ own = load_queries(outputs)
 if "sql" not in st.session_state:
     kept = "" if access.is_viewer() else load_box(outputs)
     st.session_state["sql"] = st.session_state.get("sql.text") or kept or EXAMPLES["All runs"]
+if "sql-saved" not in st.session_state:  # the page was left: any question may be chosen again
+    st.session_state["sql.taken"] = None
 if st.session_state.get("sql-saved") not in (None, *own, *EXAMPLES):  # it was forgotten, here or in another tab
     st.session_state["sql-saved"] = st.session_state["sql.taken"] = None
 st.title("History", anchor=False)

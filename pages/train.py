@@ -113,6 +113,8 @@ def take_up(draft: Draft) -> None:
 def go_back(draft_id: str) -> None:
     """Return to a draft that was there before."""
     draft = Draft(default_outputs(), draft_id)
+    if not draft.exists:  # another tab has made a run of it meanwhile
+        return
     try:
         draft.edit({}, touched=draft.touched)  # it is the newest again, also after a reload
     except UserError as error:
@@ -131,6 +133,11 @@ def name_problem(slug: str) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def want_start() -> None:
+    """Start in this drawing, or in the next one where another message breaks it off."""
+    st.session_state["train.wanted"] = True
 
 
 def start(draft: Draft, config: RunConfig) -> str:
@@ -270,14 +277,16 @@ with right, st.container(border=True):
     elif not str(draft.values["concept_sentence"]).strip() and any(picture.caption is None for picture in pictures):
         missing.append("Give a trigger word, or caption every picture.")
     missing += [f"{label_of(name)}: {text}" for name, text in errors.items() if slug or name != "lora_name"]
-    if st.button(
+    st.button(
         "Start training",
         key="start",
         type="primary",
         icon=":material/play_arrow:",
         width="stretch",
         shortcut="Alt+Enter",  # Ctrl+Enter is what commits a text area
-    ):
+        on_click=want_start,
+    )
+    if st.session_state.pop("train.wanted", False):
         if config is None or missing:
             st.session_state["train.asked"] = st.session_state["train.said"] = True
             st.rerun()

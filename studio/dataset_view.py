@@ -250,6 +250,9 @@ def _captioned(picture: Picture, widget: str) -> None:
     if typing_saver.is_stale(widget):
         st.session_state[widget] = there
         return
+    if st.session_state[widget] == seen:  # a browser that leaves the page says it once more: it is no edit
+        typing_saver.is_kept(caption_label(picture), seen)
+        return
     try:
         write_caption(picture.path, st.session_state[widget])
     except OSError as error:

@@ -10,6 +10,7 @@ from studio import access, banner, dialogs, look, nav, notice, pulse
 
 # Our own file: Streamlit has browsers fetch the icons of its names from a host of Google's.
 ICON = Path(__file__).with_name("icon.png")
+AGAIN = "main.again"
 
 # Before the navigation, which would have browsers fetch the page's own icon all the same.
 st.set_page_config(page_title=notice.shown(), page_icon=ICON, layout="wide")
@@ -23,9 +24,18 @@ look.style()
 if access.is_viewer():
     look.looking_only()
 dialogs.begin(current.url_path)
-banner.show(current.url_path or nav.first(), notice.keep)
-if current.url_path in nav.OWNERS and access.is_viewer():
-    st.info("This page is the owner's: with your link there is nothing to do on it.", icon=":material/visibility:")
-else:
-    current.run()
-dialogs.show()
+is_again = st.session_state.pop(AGAIN, False)
+try:
+    banner.show(current.url_path or nav.first(), notice.keep)
+    if current.url_path in nav.OWNERS and access.is_viewer():
+        st.info("This page is the owner's: with your link there is nothing to do on it.", icon=":material/visibility:")
+    else:
+        current.run()
+    dialogs.show()
+except RuntimeError as error:
+    # Of a session that connects anew Streamlit draws in two threads for a moment, whatever `fastReruns` says: one
+    # counts what is kept while the other keeps something.
+    if "changed size during iteration" not in str(error) or is_again:
+        raise
+    st.session_state[AGAIN] = True
+    st.rerun()

@@ -114,6 +114,8 @@ def _is_worth_hearing(session: AppSession, said: ClientState) -> bool:
     way.late_since = since
     if said.is_auto_rerun:
         return False
-    said.query_string = way.query if way.asked else urlencode(session.session_state.query_params._query_params, True)
+    said.query_string = (
+        way.query if way.asked else urlencode(dict(session.session_state.query_params._query_params), True)
+    )
     said.page_script_hash, said.page_name, said.fragment_id = target, "", ""
     return True

@@ -107,20 +107,21 @@ function begin() {
   }, true)
 
   // Tab leads from field to field; the explanations between them are reached backwards.
-  document.addEventListener("keydown", event => {
+  function onToTheNextField(event) {
     const field = document.activeElement
-    if (event.key !== "Tab" || event.shiftKey || event.ctrlKey || event.altKey || !nameOf(field)) return
+    if (event.key !== "Tab" || event.isComposing || event.shiftKey || event.ctrlKey || event.altKey || !nameOf(field)) return
     const all = [...document.querySelectorAll("a[href], button, input, textarea, summary, [tabindex]")]
     const stops = all.filter(one => one.tabIndex >= 0 && !one.disabled && one.getClientRects().length)
     const next = stops.slice(stops.indexOf(field) + 1).find(one => !one.closest(".stTooltipIcon"))
     if (!next) return
     event.preventDefault()
     next.focus()
-    if (isText(next) || isNumber(next)) next.select()
-  }, true)
+    if (next instanceof HTMLInputElement && nameOf(next)) next.select()
+  }
 
   document.addEventListener("keydown", event => {
     if (event.key === "Tab" || event.key === "Escape") typing = ""
+    onToTheNextField(event)
     const here = document.activeElement, isTaken = here === document.body || here.closest('[data-testid="stDialog"]')
     if (!typing || !isTaken || !(holding || isAway())) return
     const field = fields().find(one => nameOf(one) === typing)

@@ -155,6 +155,34 @@ def test_prompts_that_would_not_be_drawn_are_told(outputs):
     assert "draws emoji" not in text(app)
 
 
+def test_a_start_that_another_message_broke_off_is_made_by_the_next_drawing(outputs, monkeypatch):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    app.text_input(key="form.concept_sentence").set_value("p3t").run()
+    add_pictures(outputs)
+    broken = iter([RuntimeError("broken off")])
+
+    def drawn(*_: object) -> None:
+        if failure := next(broken, None):
+            raise failure
+
+    monkeypatch.setattr("studio.estimate.show", drawn)
+    app.button(key="start").click().run()
+    assert app.exception and not (outputs / "cat").exists()
+    app.run()
+    assert load_run(outputs, "cat")[1].state == "queued"
+
+
+def test_going_back_to_what_another_tab_has_started_makes_nothing(outputs):
+    app = open_page()
+    app.text_input(key="form.lora_name").set_value("cat").run()
+    first = newest_draft(outputs)
+    app.button(key="clear-form").click().run()
+    first.discard()
+    app.button(key="go-back").click().run()
+    assert not first.exists and not app.exception
+
+
 def test_clear_form_begins_anew(outputs):
     app = open_page()
     app.text_input(key="form.lora_name").set_value("cat").run()
@@ -553,3 +581,25 @@ def test_pictures_that_were_taken_already_are_no_news(outputs, monkeypatch):
     monkeypatch.setattr(st, "session_state", state)
     dataset_view._arrived(None, "uploader")
     assert state["upload.turn"] == 3 and "upload.taken" not in state
+
+
+def test_a_page_that_streamlit_draws_in_two_threads_is_drawn_once_more(outputs, monkeypatch):
+    failures = iter([RuntimeError("dictionary changed size during iteration"), None, RuntimeError("none of that")])
+
+    def drawn() -> None:
+        if failure := next(failures, None):
+            raise failure
+
+    monkeypatch.setattr("studio.form.drawn", drawn)
+    app = open_page()
+    assert not app.exception and app.text_input(key="form.lora_name").value == ""
+    app.run()
+    assert len(app.exception) == 1, "other failures are said"
+
+
+def test_a_page_that_fails_again_and_again_is_not_drawn_for_ever(outputs, monkeypatch):
+    def drawn() -> None:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    monkeypatch.setattr("studio.form.drawn", drawn)
+    assert AppTest.from_file(str(MAIN), default_timeout=30).run().exception

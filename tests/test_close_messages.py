@@ -35,8 +35,8 @@ class Tab:
         message = ForwardMsg()
         while message.WhichOneof("type") != "script_finished":
             message.ParseFromString(self.socket.recv(timeout=30))
-            if message.WhichOneof("type") == "new_session":
-                self.page = message.new_session.page_script_hash
+            if message.WhichOneof("type") == "navigation":
+                self.page = message.navigation.page_script_hash
             widget = message.delta.new_element.text_input.id
             self.ids |= {field: widget for field in (NAME, TRIGGER) if widget.endswith(field)}
 

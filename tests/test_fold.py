@@ -372,10 +372,10 @@ def test_the_time_left_counts_what_comes_between_the_steps() -> None:
 
 
 def test_what_an_attempt_takes_around_its_steps_is_known_when_it_is_completed() -> None:
-    stepped = [*STARTED, ("phase.started", {"phase": "train"}, 1)]
-    stepped += [("train.step", STEP | {"step": step}, 1) for step in (1, 2, 3)]
+    fetched = [("phase.started", {"phase": "download"}, 1), ("phase.started", {"phase": "train"}, 1)]
+    stepped = [*STARTED, *fetched, *(("train.step", STEP | {"step": step}, 1) for step in (1, 2, 3))]
     assert state_after(*stepped).seconds_around_steps is None
     done = state_after(*stepped, ("run.completed", {"steps": 3, "seconds": 30.0}, 1))
     assert done.attempt and done.attempt.seconds == 30.0
-    assert done.seconds_around_steps == 24.0, "three steps of two seconds"
+    assert done.seconds_around_steps == 23.0, "without three steps of two seconds and a download of one"
     assert state_after(*stepped, ("run.failed", {"reason": "error"}, 1)).seconds_around_steps is None

@@ -69,6 +69,17 @@ def test_what_stands_in_the_box_is_there_for_the_next_visitor(outputs):
     assert open_page("history").text_area(key="sql").value == EXAMPLES["Loss by epoch"]
 
 
+def test_a_question_may_be_chosen_again_when_one_comes_back(outputs):
+    app = open_page("history")
+    for _ in range(2):
+        app.selectbox(key="sql-saved").select("Loss by epoch").run()
+        assert "epoch" in app.text_area(key="sql").value
+        app.text_area(key="sql").set_value("SELECT 1").run()
+        app.switch_page("../pages/runs.py").run()
+        app.switch_page("../pages/history.py").run()
+        assert app.selectbox(key="sql-saved").value is None and app.text_area(key="sql").value == "SELECT 1"
+
+
 def test_a_statement_is_called_off_on_the_page(outputs):
     app = open_page("history")
     app.text_area(key="sql").set_value("SELECT count(*) FROM range(10000000) a, range(100000) b").run()

@@ -147,6 +147,29 @@ def _told_and_contradicted(outputs: str, draft_id: str) -> None:
         st.text(f"{picture.path.with_suffix('.txt').read_text().strip()} {draft.values['concept_sentence']}")
 
 
+def _said_once_more(outputs: str, draft_id: str) -> None:
+    from pathlib import Path
+
+    import streamlit as st
+
+    from fluxcore.dataset import list_pictures, write_caption
+    from studio import dataset_view
+    from studio.drafts import Draft
+
+    [picture] = list_pictures(Draft(Path(outputs), draft_id).dataset)
+    widget = "caption"
+    st.session_state[widget] = st.session_state[f"seen.{widget}"] = "a cat"
+    write_caption(picture.path, "another tab's")
+    dataset_view._captioned(picture, widget)
+
+
+def test_a_caption_that_nobody_changed_here_is_not_put_over_another_tabs(tmp_path):
+    draft = Draft(tmp_path)
+    Image.new("RGB", (8, 8)).save(draft.dataset / "one.png")
+    app = AppTest.from_function(_said_once_more, args=(str(tmp_path), draft.id), default_timeout=30).run()
+    assert not app.exception and read_caption(draft.dataset / "one.png") == "another tab's"
+
+
 def test_a_message_of_before_takes_nothing_back(tmp_path):
     draft = Draft(tmp_path)
     draft.edit({"lora_name": "cat"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,3 +53,21 @@ def test_restart_and_a_state_to_go_on_from_are_a_contradiction(outputs: Path) ->
     assert saved.config["seed"] != 5 and not saved.requests, "nothing was saved, nothing was asked"
     fluxcore.start_training("cat", restart=True)
     assert state(outputs, "cat").requests[0].resume_from is None
+
+
+def test_the_garbage_collector_is_on_while_it_trains(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trains:
+        log = SimpleNamespace(drain=lambda seconds: None)
+
+        def run(self) -> int:
+            return 0 if gc.isenabled() and gc.get_freeze_count() else 1
+
+    monkeypatch.setattr(trainer, "_prepare", lambda *_: Trains())
+    monkeypatch.setattr("fluxcore.training.threads.choose_waiting", lambda: None)
+    monkeypatch.setattr(trainer.signal, "signal", lambda *_: None)
+    gc.disable()  # as the process begins, while its libraries are imported
+    try:
+        assert trainer.main(["--outputs", str(outputs), "--run", "cat", "--attempt", "1"]) == 0
+    finally:
+        gc.unfreeze()
+        gc.enable()

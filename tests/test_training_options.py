@@ -136,6 +136,25 @@ def test_a_paged_optimizer_goes_downhill_and_on_from_its_state() -> None:
     assert float(after.mean()) < float(kept.mean()) < 1 and torch.equal(weight, after)
 
 
+def test_adamw_takes_all_matrices_at_once_and_goes_on_from_a_state_that_did_not() -> None:
+    assert make_optimizer(parse_config({}), parameters()).param_groups[0]["fused"]
+    assert not make_optimizer(parse_config({"optimizer_args": "foreach=True"}), parameters()).param_groups[0]["fused"]
+    (weight,), (other,) = given, theirs = parameters(), parameters()
+    ours, plain = make_optimizer(parse_config({"learning_rate": "0.01"}), given), torch.optim.AdamW(theirs, lr=0.01)
+    for _ in range(20):
+        for one, optimizer in ((weight, ours), (other, plain)):
+            optimizer.zero_grad()
+            one.square().mean().backward()
+            optimizer.step()
+    assert torch.allclose(weight, other, rtol=0, atol=1e-6)
+    ours.load_state_dict(deepcopy(plain.state_dict()))
+    with torch.no_grad():
+        weight.copy_(other)
+    for optimizer in (ours, plain):
+        optimizer.step()
+    assert torch.equal(weight, other), "a state of before goes on as it would have"
+
+
 def test_arguments_reach_the_optimizer_and_wrong_ones_are_a_sentence() -> None:
     config = parse_config({"optimizer_args": "weight_decay=0.25 betas=0.8,0.9"})
     group = make_optimizer(config, parameters()).param_groups[0]

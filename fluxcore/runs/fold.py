@@ -183,12 +183,13 @@ class RunState:
     @property
     def seconds_around_steps(self) -> float | None:
         """Of an attempt that was completed: all that is neither a step nor comes between two. The start, loading, the
-        caches, the first samples, the last files. Else None."""
-        pace, attempt = self.whole_seconds_per_step, self.attempt
-        if pace is None or attempt is None or attempt.outcome != "run.completed" or attempt.ended is None:
+        caches, the first samples, the last files; not a download, which comes once. Else None."""
+        attempt = self.attempt
+        if not self.timed_steps or attempt is None or attempt.outcome != "run.completed" or attempt.ended is None:
             return None
         took = attempt.seconds or (parse_ts(attempt.ended) - parse_ts(attempt.started)).total_seconds()
-        return max(0.0, took - pace * self.timed_steps)
+        apart = self.stepping_seconds + self.seconds_beside + self.phase_seconds.get("download", 0.0)
+        return max(0.0, took - apart)
 
     @property
     def eta_seconds(self) -> float | None:

@@ -53,7 +53,10 @@ def make_optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> t
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _refused(f"optimizer_type {name} can't be used on this machine ({why}): choose adamw") from None
     try:
-        return kind(parameters, lr=config.rate, **{**arguments, **parse_optimizer_args(config.optimizer_args)})
+        given = {**arguments, **parse_optimizer_args(config.optimizer_args)}
+        if name == "adamw" and not {"fused", "foreach"} & given.keys() and all(one.is_cpu for one in parameters):
+            given["fused"] = True  # a LoRA's small matrices one by one take a CPU a sixth of a small step
+        return kind(parameters, lr=config.rate, **given)
     except (TypeError, ValueError) as error:
         raise _refused(f"optimizer_args don't suit {name} ({error}): mend or empty them") from None
 
