@@ -58,7 +58,7 @@ def test_messages_that_come_close_together_are_all_kept(tmp_path: Path) -> None:
                 tab.send()
                 tab.read_to_the_end()
                 trigger = ""
-                for turn in range(12):
+                for turn in range(30):
                     name, before, trigger = f"cat {turn}", trigger, f"p{turn}t"
                     tab.send(lora_name=name, concept_sentence=before)
                     tab.send(lora_name=name, concept_sentence=trigger)
