@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.train import _GPU_PEAK, Case, Job, beside
+from benchmarks.train import _GPU_PEAK, Case, Job, _as_usual, beside
 from benchmarks.training import peer
 
 CASE = Case("large", Path("large"), 256, 1, 20)
@@ -20,6 +20,11 @@ def test_ratios_are_the_middle_ones_and_imports_count_for_neither() -> None:
     speed, wall, memory = beside(CASE, OURS, THEIRS, 300.0)
     assert speed.figure.startswith("2.00") and wall.figure.startswith("0.50") and wall.good is None
     assert memory.figure == "0.60 (600 MiB)" and memory.good and memory.target == "at most 0.8"
+
+
+def test_the_memory_of_the_usual_settings_is_told_with_their_speed() -> None:
+    figure = _as_usual([Job(0.5, 1.0, 30.0, 700.0)] * 3, THEIRS, 300.0)
+    assert figure.figure == "0.40 (400 MiB, 0.5 steps/s)" and figure.good
 
 
 def test_on_a_gpu_nothing_is_wanted_and_the_allocator_is_named() -> None:
