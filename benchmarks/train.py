@@ -173,7 +173,8 @@ def _as_usual(usual: list[Job], theirs: list[Job], imports: float) -> Figure:
     less = statistics.median(
         (own.peak - imports) / (other.peak - imports) for own, other in zip(usual, theirs, strict=True)
     )
-    peak, speed = (statistics.median(values) for values in zip(*((job.peak, job.steps_per_second) for job in usual)))
+    peak = statistics.median(job.peak for job in usual)
+    speed = statistics.median(job.steps_per_second for job in usual)
     shown = f"{less:.2f} ({peak - imports:.0f} MiB, {speed:.2g} steps/s)"
     return _less("  the same as FluxGym trains by default (base in 8 bit, checkpointing)", shown, less, 0.8)
 
