@@ -42,7 +42,8 @@ def take_up() -> None:
 
 
 def remember() -> None:
-    """The box changed: keep what stands in it. Of a viewer nothing is kept."""
+    """The box changed: keep what stands in it, of a viewer in this session alone."""
+    st.session_state["sql.text"] = st.session_state["sql"]  # it may come with a click to another page
     if not access.is_viewer():
         tried(lambda: keep_box(default_outputs(), st.session_state["sql"]))
 

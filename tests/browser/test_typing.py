@@ -159,6 +159,7 @@ def test_a_statement_edited_and_left_at_once_is_not_the_saved_question_again(mak
         page.get_by_role("link", name=re.compile("History$")).first.click()
         page.get_by_role("heading", name="History").wait_for()
         settle(page)
+        assert page.get_by_label("SQL", exact=True).input_value() == f"SELECT '{there}'"
 
 
 def test_the_shortcut_starts_with_what_stands_in_the_field_and_tab_leads_to_the_next_one(make_gym):
