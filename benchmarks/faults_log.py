@@ -83,6 +83,7 @@ class Faulty:
 
     def _watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
+            """The real call, or the fault where its turn has come."""
             index = Faulty.count
             Faulty.count += 1
             if index not in self._at:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from studio.live import live_runs
 from studio.put_back import put_back, remember_found
 from studio.typing_saver import save_while_typing
 
+START_SECONDS = 10.0
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "riso"
 
 
@@ -136,8 +139,9 @@ def name_problem(slug: str) -> str:
 
 
 def want_start() -> None:
-    """Start in this drawing, or in the next one where another message breaks it off."""
-    st.session_state["train.wanted"] = True
+    """Start in this drawing, or in the next one where another message breaks it off. Not when the page is seen again
+    later: the form may be another one by then."""
+    st.session_state["train.wanted"] = time.monotonic()
 
 
 def start(draft: Draft, config: RunConfig) -> str:
@@ -286,7 +290,7 @@ with right, st.container(border=True):
         shortcut="Alt+Enter",  # Ctrl+Enter is what commits a text area
         on_click=want_start,
     )
-    if st.session_state.pop("train.wanted", False):
+    if time.monotonic() - st.session_state.pop("train.wanted", -math.inf) < START_SECONDS:
         if config is None or missing:
             st.session_state["train.asked"] = st.session_state["train.said"] = True
             st.rerun()

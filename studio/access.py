@@ -87,6 +87,7 @@ def hook_once() -> None:
     """Set the audit hook. It can't be taken away again."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
+        """Refuse what would change something while a viewer's page is drawn. Raises PermissionError."""
         count = _PATHS.get(event)
         if count is None and event not in _PROCESSES:
             return

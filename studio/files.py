@@ -47,6 +47,7 @@ def routes(outputs: Path, base: str = "") -> list[Route]:
     one_at_a_time = anyio.CapacityLimiter(1)  # a grid takes a hundred MiB and more while it is made
 
     async def serve(request: Request) -> Response:
+        """One file, its thumbnail, or a folder as a zip or a grid; what is none is a 404."""
         parts = request.path_params
         if "zip" in request.query_params:
             folder = await anyio.to_thread.run_sync(find_folder, outputs, parts["kind"], parts["name"], parts["path"])
