@@ -99,6 +99,10 @@ def test_the_browsers_back_button_and_a_page_that_the_script_changed() -> None:
     assert session.hears("train", 3) == ("run", "name=cat", 3)
     assert session.hears("run", 2, query="name=cat") == ("run", "name=cat", 2)
     assert session.hears("train", 3, is_history_navigation=True) == ("train", "", 3)
+    session.page_script_hash = "train"
+    session.hears("train", 3)
+    session.hears("runs")
+    assert session.hears("train", 3, is_history_navigation=True) == ("train", "", 3), "back at once"
 
 
 def test_a_browser_that_stays_where_it_is_is_believed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,5 +111,7 @@ def test_a_free_name_is_a_valid_one(tmp_path):
     (tmp_path / "cat-2").mkdir()
     assert free_run_name(tmp_path, "cat") == free_run_name(tmp_path, "cat-2") == "cat-3"
     assert free_run_name(tmp_path, "dog-2") == "dog-2"
+    (tmp_path / "dog-2").mkdir()
+    assert free_run_name(tmp_path, "dog-2") == "dog-2-2", "there is no dog that it were the second of"
     (tmp_path / ("x" * 64)).mkdir()
     assert free_run_name(tmp_path, "x" * 64) == "x" * 62 + "-2"
