@@ -1,14 +1,16 @@
 """Where Streamlit loses what a person did because two messages come close together.
 
-A callback: it breaks off whatever it does at its next call where another message has come, callbacks too. One that has
-written half of an upload down dies there, and is not called again. Here they run to their end, and the message waits
-for the drawing after them.
+A callback: where another message has come Streamlit breaks off whatever it does at its next call. A message that it was
+about to take in is forgotten; a callback that has written half of an upload down dies there, and is not called again.
+Here a message is taken in and its callbacks run to their end, and the next one waits for the drawing after them.
 
 An upload: the browser asks where to send its files. When a drawing begins, what was to be told of the one before it is
 thrown away, and the answer with it: the browser waits for ever, and shows nothing. Here answers are kept.
 
 Another page: who clicks its link with a field half typed has the browser say the click first and then the field, still
-as on the old page, which is drawn again. Here such a message is worked off on the new page.
+as on the old page, which is drawn again. Here such a message is worked off on the new page. Or it says the field first:
+while both wait they are made one, of which only the later is told, and a click names no field. Here what the later does
+not name is told of the earlier.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
 
 from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.proto.WidgetStates_pb2 import WidgetStates
 from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.scriptrunner import get_script_run_ctx
-from streamlit.runtime.state.session_state import SessionState
+from streamlit.runtime.scriptrunner_utils import script_requests
+from streamlit.runtime.state.safe_session_state import SafeSessionState
 
 ANSWERS = frozenset({"file_urls_response", "backend_operation_response", "heartbeat_ack"})
 """The messages that a browser waits for."""
@@ -48,24 +52,28 @@ _ways: WeakKeyDictionary[AppSession, _Way] = WeakKeyDictionary()
 
 def fix_streamlit() -> None:
     """For this process, once; a second time changes nothing."""
-    if not hasattr(SessionState._call_callbacks, "__wrapped__"):
-        SessionState._call_callbacks = _whole(SessionState._call_callbacks)  # type: ignore[method-assign]
+    if not hasattr(SafeSessionState.on_script_will_rerun, "__wrapped__"):
+        SafeSessionState.on_script_will_rerun = _whole(  # type: ignore[method-assign]
+            SafeSessionState.on_script_will_rerun
+        )
     if not hasattr(ForwardMsgQueue.clear, "__wrapped__"):
         ForwardMsgQueue.clear = _but_answers(ForwardMsgQueue.clear)  # type: ignore[method-assign]
+    if not hasattr(script_requests._coalesce_widget_states, "__wrapped__"):
+        script_requests._coalesce_widget_states = _of_both(script_requests._coalesce_widget_states)
     if not hasattr(AppSession.request_rerun, "__wrapped__"):
         AppSession.request_rerun = _on_the_page_that_is_meant(AppSession.request_rerun)  # type: ignore[method-assign]
 
 
-def _whole(call_callbacks: Callable[..., None]) -> Callable[..., None]:
-    @wraps(call_callbacks)
+def _whole(take_in: Callable[..., None]) -> Callable[..., None]:
+    @wraps(take_in)
     def whole(*arguments: Any, **named: Any) -> None:
         context = get_script_run_ctx(suppress_warning=True)
         requests: Any = context.script_requests if context else None
         if requests is None:
-            return call_callbacks(*arguments, **named)
+            return take_in(*arguments, **named)
         requests.on_scriptrunner_yield = lambda: None  # nothing has come
         try:
-            call_callbacks(*arguments, **named)
+            take_in(*arguments, **named)
         finally:
             vars(requests).pop("on_scriptrunner_yield", None)
 
@@ -81,6 +89,18 @@ def _but_answers(clear: Callable[..., None]) -> Callable[..., None]:
         queue._queue += [one for one in before if one.WhichOneof("type") in ANSWERS and id(one) not in kept]
 
     return but_answers
+
+
+def _of_both(coalesce: Callable[..., WidgetStates | None]) -> Callable[..., WidgetStates | None]:
+    @wraps(coalesce)
+    def of_both(earlier: WidgetStates | None, later: WidgetStates | None) -> WidgetStates | None:
+        merged = coalesce(earlier, later)
+        if merged is not None and earlier and later:
+            named = {widget.id for widget in merged.widgets}
+            merged.widgets.extend(widget for widget in earlier.widgets if widget.id not in named)
+        return merged
+
+    return of_both
 
 
 def _on_the_page_that_is_meant(request_rerun: Callable[..., None]) -> Callable[..., None]:

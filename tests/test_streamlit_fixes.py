@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.WidgetStates_pb2 import WidgetState, WidgetStates
 from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.scriptrunner import RerunData
+from streamlit.runtime.scriptrunner_utils import script_requests
 from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequests
+from streamlit.runtime.state.safe_session_state import SafeSessionState
 from streamlit.runtime.state.session_state import SessionState
 
 from studio import streamlit_fixes
 
 
-def test_a_message_waits_until_the_callbacks_have_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_waits_until_the_one_before_is_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = ScriptRequests()
     monkeypatch.setattr(streamlit_fixes, "get_script_run_ctx", lambda **_: SimpleNamespace(script_requests=requests))
-    seen = []
+    heard: list[str] = []
 
-    def call_callbacks() -> None:
+    def check() -> None:
+        if requests.on_scriptrunner_yield():
+            heard.append("next")
+
+    class Taking(SessionState):
+        def on_script_will_rerun(self, *_: Any, **__: Any) -> None:
+            requests.request_rerun(RerunData())
+            check()
+            heard.append("taken in")
+
+    plain = inspect.unwrap(SafeSessionState.on_script_will_rerun)
+    for take_in in (plain, streamlit_fixes._whole(plain)):
+        heard.clear()
         requests.request_rerun(RerunData())
-        seen.append(requests.on_scriptrunner_yield())
-
-    streamlit_fixes._whole(call_callbacks)()
-    assert seen == [None] and requests.on_scriptrunner_yield() is not None, "it is heard after them"
-    call_callbacks()
-    assert seen[1] is not None, "without that it breaks them off"
+        take_in(SafeSessionState(Taking(), check), None)
+        check()
+        if take_in is plain:
+            assert heard == ["next", "next", "taken in"], "without that both break it off"
+    assert heard == ["taken in", "next"]
 
 
 def test_an_answer_outlives_the_beginning_of_a_drawing() -> None:
@@ -48,6 +63,25 @@ def test_an_answer_outlives_the_beginning_of_a_drawing() -> None:
         assert kept.count("file_urls_response") == kept.count("session_status_changed") == 1
         assert fragment_ids or "delta" not in kept
         assert queue.is_empty(), "what was sent is gone"
+
+
+def test_a_field_is_not_forgotten_for_the_click_that_comes_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waiting() -> dict[str, str]:
+        requests = ScriptRequests()
+        for values in ({"name": "c", "word": "p3t"}, {"name": "cat"}, {}):
+            states = WidgetStates(widgets=[WidgetState(id=id, string_value=value) for id, value in values.items()])
+            requests.request_rerun(RerunData(widget_states=states, page_script_hash="" if values else "runs"))
+        request = requests.on_scriptrunner_yield()
+        assert request is not None and request.rerun_data.page_script_hash == "runs"
+        assert request.rerun_data.widget_states is not None
+        return {one.id: one.string_value for one in request.rerun_data.widget_states.widgets}
+
+    plain = inspect.unwrap(script_requests._coalesce_widget_states)
+    monkeypatch.setattr(script_requests, "_coalesce_widget_states", plain)
+    assert waiting() == {}, "without that the click is all that is told"
+    monkeypatch.setattr(script_requests, "_coalesce_widget_states", streamlit_fixes._of_both(plain))
+    assert waiting() == {"name": "cat", "word": "p3t"}
+    assert streamlit_fixes._of_both(plain)(None, None) is None
 
 
 class Session:
@@ -118,11 +152,16 @@ def test_a_browser_that_stays_where_it_is_is_believed_in_the_end(monkeypatch: py
 
 
 def test_streamlit_is_fixed_where_that_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SessionState, "_call_callbacks", SessionState._call_callbacks)
+    monkeypatch.setattr(SafeSessionState, "on_script_will_rerun", SafeSessionState.on_script_will_rerun)
     monkeypatch.setattr(ForwardMsgQueue, "clear", ForwardMsgQueue.clear)
     monkeypatch.setattr(AppSession, "request_rerun", AppSession.request_rerun)
+    monkeypatch.setattr(script_requests, "_coalesce_widget_states", script_requests._coalesce_widget_states)
+
+    def now() -> list[Any]:
+        coalesce = script_requests._coalesce_widget_states
+        return [SafeSessionState.on_script_will_rerun, ForwardMsgQueue.clear, AppSession.request_rerun, coalesce]
+
     streamlit_fixes.fix_streamlit()
-    once = SessionState._call_callbacks, ForwardMsgQueue.clear, AppSession.request_rerun
+    once = now()
     streamlit_fixes.fix_streamlit()
-    assert (SessionState._call_callbacks, ForwardMsgQueue.clear, AppSession.request_rerun) == once
-    assert all(hasattr(one, "__wrapped__") for one in once)
+    assert now() == once and all(hasattr(one, "__wrapped__") for one in once)
