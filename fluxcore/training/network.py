@@ -28,6 +28,7 @@ from fluxcore.models.registry import find_model
 from .failures import Exit, TrainingError
 from .lora_file import read_lora
 from .lora_keys import KEY_NAMES
+from .lora_layers import make_lean
 from .metadata import base_name
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,6 +48,7 @@ def add_network(transformer: torch.nn.Module, config: RunConfig, family: Family)
     Raises TrainingError where the selection leaves no layer.
     """
     transformer.add_adapter(_adapter(config, target_layers(transformer, config, family)))
+    make_lean(transformer)
 
 
 def target_layers(transformer: torch.nn.Module, config: RunConfig, family: Family) -> str:
