@@ -90,6 +90,8 @@ LABELS = {
     "tokenizer_cache_dir": "Tokenizers folder",
 }
 HELP = {"base_model": " flux-mini comes with FluxGym: it draws 64-pixel emoji and trains on a CPU in a minute."}
+SHORT_STALL = 30
+SHORT_STALL_WORDS = "So short, a slow step or the saving of a checkpoint may be taken for a stall."
 PLACEHOLDERS = {
     "lora_name": "my-cat",
     "concept_sentence": "a rare word, such as p3rs0n",

@@ -5,6 +5,7 @@ const MOST_OWN = 40000 // characters of the texts that a field had
 const DRAFT = '[class*="st-key-form-"]:not(.st-key-form-find), [class*="st-key-caption-"]'
 const TYPED = ".stTextInput, .stTextArea, .stNumberInput"
 const KEPT = `${DRAFT}, .st-key-config-text, .st-key-command-text, .st-key-sql`
+const LEFT = `${KEPT}, .st-key-about-title, .st-key-about-note` // not at a pause: each time is a line in the run's log
 const STORE = "fluxgym.typed"
 
 export default function ({ data, setTriggerValue }) {
@@ -100,10 +101,11 @@ function begin() {
 
   document.addEventListener("pointerdown", ({ target }) => typesIn(target), true)
   document.addEventListener("focusin", ({ target }) => (nameOf(target) || isText(target)) && typesIn(target), true)
-  // A shortcut presses a button without leaving the field: what stands in it goes first.
+  // A shortcut presses a button without leaving the field, Escape takes its dialog away: what stands in it goes first.
   document.addEventListener("keydown", ({ key, altKey, ctrlKey, metaKey }) => {
     const field = document.activeElement
-    if (key === "Enter" && (altKey || ctrlKey || metaKey) && isText(field) && field.closest(KEPT)) commit(field)
+    const leaves = key === "Escape" || (key === "Enter" && (altKey || ctrlKey || metaKey))
+    if (leaves && isText(field) && field.closest(LEFT)) commit(field)
   }, true)
 
   // Tab leads from field to field; the explanations between them are reached backwards.

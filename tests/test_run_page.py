@@ -190,9 +190,8 @@ def test_title_tags_and_note_are_kept(ended, outputs):
     app.text_input(key="about-title").set_value("The  good one")
     app.multiselect(key="about-tags").set_value(["keep"])
     app.text_area(key="about-note").set_value("epoch 8")
-    [save] = [button for button in app.button if button.label == "Save"]
-    save.click().run()
-    assert not app.exception
+    app.button(key="about-done").click().run()
+    assert not app.exception and "about-note" not in [area.key for area in app.text_area]
     state = load_run(outputs, "cat")[1]
     assert (state.title, state.tags, state.note) == ("The good one", ["keep"], "epoch 8")
     assert "The good one" in text(open_page("run", name="cat"))

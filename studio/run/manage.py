@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -34,7 +35,8 @@ def menu(run: LiveRun) -> None:
         help="Rename, tag, duplicate, compare, publish, archive, delete",
         on_change="rerun",
     ):
-        _item(ABOUT, "edit_note", dialogs.want, _about, ABOUT, name, key="run-about")
+        now = (state.title, state.tags, state.note)
+        _item(ABOUT, "edit_note", dialogs.want, _about, ABOUT, name, *now, key="run-about")
         _item(LIKE_IT, "content_copy", dialogs.want, _duplicate, LIKE_IT, name, key="run-duplicate")
         others = [run.name for run in live_runs().all() if run.name != name]
         with st.container(key="run-compare"):
@@ -76,34 +78,27 @@ def _item(label: str, icon: str, does: Callable[..., None], *args: Any, **more: 
     st.button(label, icon=f":material/{icon}:", type="tertiary", on_click=chosen, **more)
 
 
-def _about(name: str) -> None:
-    run = live_runs().get(name)
-    if run is None:
-        st.caption("It is gone.")
-        return
-    outputs, state = default_outputs(), run.state
-    with st.form("run-about-form", border=False):
-        title = st.text_input("Title", state.title, key="about-title", max_chars=MAX_TITLE, placeholder=name)
-        tags = st.multiselect(
-            "Tags",
-            all_tags(),
-            state.tags,
-            key="about-tags",
-            accept_new_options=True,
-            placeholder="Choose or type some",
-        )
-        note = st.text_area("Note", state.note, key="about-note", max_chars=MAX_NOTE, height=160)
-        saved = st.form_submit_button("Save", type="primary", icon=":material/check:")
+def _about(name: str, title: str, tags: list[str], note: str) -> None:
+    """Each field is kept when it is left, by closing the dialog too; given is what it held when that was opened."""
 
-    def save() -> None:
-        if title.strip() != state.title:
-            set_title(outputs, name, "app", title)
-        if list(tags) != state.tags:
-            set_tags(outputs, name, "app", tags)
-        if note.strip() != state.note:
-            set_note(outputs, name, "app", note)
+    def field(key: str, keep: Callable[[Path, str, str, Any], object]) -> dict[str, Any]:
+        def left() -> None:
+            ask.do(lambda: keep(default_outputs(), name, "app", st.session_state[key]), "")
 
-    if saved and dialogs.attempt(save):
+        return {"key": key, "on_change": left}
+
+    st.text_input("Title", title, max_chars=MAX_TITLE, placeholder=name, **field("about-title", set_title))
+    st.multiselect(
+        "Tags",
+        all_tags(),
+        tags,
+        accept_new_options=True,
+        placeholder="Choose or type some",
+        **field("about-tags", set_tags),
+    )
+    st.text_area("Note", note, max_chars=MAX_NOTE, height=160, **field("about-note", set_note))
+    if st.button("Done", key="about-done", type="primary", icon=":material/check:"):
+        dialogs.close()
         st.rerun()
 
 

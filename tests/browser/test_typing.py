@@ -49,8 +49,24 @@ def test_what_is_half_typed_elsewhere_is_nobodys_wish(make_gym, tmp_path):
     dialog.get_by_label("Note").press_sequentially("half a note")
     page.wait_for_timeout(PAUSE)
     assert dialog.is_visible() and load_run(outputs, "cat")[1].note == ""
-    dialog.get_by_role("button", name="Save").click()
+    page.mouse.click(5, 5)  # beside it
+    dialog.wait_for(state="detached")
     wait_until(lambda: load_run(outputs, "cat")[1].note == "half a note", 20)
+    page.locator(".st-key-run-menu button").first.click()
+    page.locator(".st-key-run-about button").click()
+    dialog.get_by_label("Title").press_sequentially("Tom")
+    dialog.get_by_label("Title").press("Escape")
+    dialog.wait_for(state="detached")
+    wait_until(lambda: load_run(outputs, "cat")[1].title == "Tom", 20)
+    page.locator(".st-key-run-menu button").first.click()
+    page.locator(".st-key-run-about button").click()
+    tags = dialog.get_by_role("combobox")
+    tags.press_sequentially("tabby")
+    tags.press("Enter")
+    wait_until(lambda: load_run(outputs, "cat")[1].tags == ["tabby"], 20)
+    assert dialog.get_by_label("Note").input_value() == "half a note"
+    dialog.get_by_role("button", name="Done").click()
+    dialog.wait_for(state="detached")
 
 
 def test_a_number_is_kept_at_a_pause_and_left_alone_half_way(gym):
