@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fluxcore.models.frozen import FrozenLinear, held_bytes, hold_base, inner_tensors, train_in_32_bit
 from fluxcore.models.held import swapped_blocks
@@ -95,6 +99,24 @@ def test_the_lora_its_gradients_and_its_optimizer_are_in_32_bit_whatever_the_bas
     wanted = {"none": set(), "fp8": {torch.float8_e4m3fn}, "int8": {torch.int8}, "nf4": {torch.uint8, torch.int8}}
     assert kept - {torch.float32, torch.bfloat16} == wanted[held]
     assert all(name.count("lora_") for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def test_a_base_held_in_less_lets_go_of_the_file_that_it_was_read_from(tmp_path: Path) -> None:
+    def mapped() -> bool:
+        return str(file) in Path("/proc/self/maps").read_text()
+
+    file = tmp_path / "base.safetensors"
+    model = tiny()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    save_file(before, file)
+    for name, value in load_file(file).items():
+        model.get_parameter(name).data = value
+        del value
+    assert mapped()
+    hold_base(model, CPU, "int8")
+    gc.collect()
+    assert not mapped()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
 def test_autograd_keeps_no_whole_weight_of_a_held_layer() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.train import _GPU_PEAK, Case, Job, _as_usual, beside
+from benchmarks.train import _GPU_PEAK, Case, Job, _with_all_kept, beside
 from benchmarks.training import peer
 
 CASE = Case("large", Path("large"), 256, 1, 20)
@@ -22,9 +22,9 @@ def test_ratios_are_the_middle_ones_and_imports_count_for_neither() -> None:
     assert memory.figure == "0.60 (600 MiB)" and memory.good and memory.target == "at most 0.8"
 
 
-def test_the_memory_of_the_usual_settings_is_told_with_their_speed() -> None:
-    figure = _as_usual([Job(0.5, 1.0, 30.0, 700.0)] * 3, THEIRS, 300.0)
-    assert figure.figure == "0.40 (400 MiB, 0.5 steps/s)" and figure.good
+def test_what_is_kept_whole_is_told_beside_it() -> None:
+    figure = _with_all_kept([Job(0.5, 1.0, 30.0, 700.0)] * 3, THEIRS, 300.0)
+    assert figure.figure == "0.40, 0.50" and figure.good is None
 
 
 def test_on_a_gpu_nothing_is_wanted_and_the_allocator_is_named() -> None:

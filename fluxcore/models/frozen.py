@@ -119,6 +119,9 @@ def hold_base(transformer: nn.Module, device: torch.device, held: Held = "none",
             continue
         for parent, name, linear in list(_frozen_linears(block)):
             setattr(parent, name, FrozenLinear(linear, held, device, id(block) in hosted))
+    if held != "none" and device.type == "cpu":  # what is left holds the whole mapped file in memory
+        for tensor in (*transformer.parameters(), *transformer.buffers()):
+            tensor.data = tensor.data.clone()
 
 
 def held_bytes(module: nn.Module, device: torch.device | None = None) -> int:
