@@ -31,6 +31,7 @@ from fluxcore.models.checkpointing import checkpoint_blocks
 from fluxcore.models.flux import FLUX_1, LORA_TARGETS
 from fluxcore.models.flux2 import FLUX_2_KLEIN
 from fluxcore.models.frozen import FrozenLinear, held_bytes, hold_base, inner_tensors, train_in_32_bit
+from fluxcore.training.lora_layers import make_lean
 from fluxcore.training.network import add_network
 
 from .live import Live
@@ -139,6 +140,7 @@ def add_lora(model: nn.Module, rank: int, targets: str = LORA_TARGETS) -> None:
     """A LoRA on the layers of that pattern, on the meta device."""
     with torch.device("meta"):
         model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
+        make_lean(model)  # as add_network does
 
 
 def to_fake(module: nn.Module) -> None:

@@ -31,7 +31,7 @@ from .shapes import PlanError
 if TYPE_CHECKING:
     from fluxcore.config import RunConfig
 
-MEASURE = 2
+MEASURE = 3
 """Raised whenever measure.py gives other numbers for the same request."""
 
 SECONDS = 600
