@@ -123,7 +123,7 @@ def measure(case: Case, rounds: int, script: Path | None, place: Path) -> list[F
         if mini and case.batch == 1:
             warm.append(train(case, place / f"{case.name}-{number}", attempt=2).first_step)
             compiled.append(train(case, place / f"{case.name}-{number}-compiled", compile="on").steps_per_second)
-        if script and case.interval:
+        if case.interval:
             all_kept.append(train(replace(case, interval=0), place / f"{case.name}-{number}-all-kept"))
         bares.append(bare(case))
         if script:
@@ -142,15 +142,13 @@ def measure(case: Case, rounds: int, script: Path | None, place: Path) -> list[F
         figures.append(Figure("  process's start → first step, warm caches", shown, "6 s", first <= 6))
     if theirs:
         figures += beside(case, ours, theirs, imports)
-        if all_kept:
-            figures.append(_with_all_kept(all_kept, theirs, imports))
         if compiled:
             faster = statistics.median(
                 own / other.steps_per_second for own, other in zip(compiled, theirs, strict=True)
             )
             shown = f"{faster:.2f} ({statistics.median(compiled):.1f}/s)"
             figures.append(_more("  the same, blocks compiled, without the warm-up", shown, faster, 1.5))
-    return figures
+    return figures + (with_all_kept(all_kept, bares, theirs, imports) if all_kept else [])
 
 
 def beside(case: Case, ours: list[Job], theirs: list[Job], imports: float, *, targets: bool = True) -> list[Figure]:
@@ -172,14 +170,21 @@ def beside(case: Case, ours: list[Job], theirs: list[Job], imports: float, *, ta
     ]
 
 
-def _with_all_kept(ours: list[Job], theirs: list[Job], imports: float) -> Figure:
-    less = statistics.median(
-        (own.peak - imports) / (other.peak - imports) for own, other in zip(ours, theirs, strict=True)
+def with_all_kept(ours: list[Job], bares: list[float], theirs: list[Job], imports: float) -> list[Figure]:
+    """Our jobs with every activation kept, as the bare loop and diffusers' script do it; `theirs` may be none."""
+    peak, speed = (
+        statistics.median(each) for each in zip(*((job.peak, job.steps_per_second) for job in ours), strict=True)
     )
-    faster = statistics.median(
-        own.steps_per_second / other.steps_per_second for own, other in zip(ours, theirs, strict=True)
-    )
-    return Figure("  memory and steps/s by theirs with every activation kept", f"{less:.2f}, {faster:.2f}")
+    faster = statistics.median(own.steps_per_second / other for own, other in zip(ours, bares, strict=True))
+    shown = [Figure("  ours with every activation kept: steps/s by the bare loop's", f"{faster:.2f} ({speed:.1f}/s)")]
+    if theirs:
+        pairs = list(zip(ours, theirs, strict=True))
+        less = statistics.median((own.peak - imports) / (other.peak - imports) for own, other in pairs)
+        quicker = statistics.median(own.steps_per_second / other.steps_per_second for own, other in pairs)
+        shown.append(
+            Figure("  the same: steps/s, memory by theirs", f"{quicker:.2f}, {less:.2f} ({peak - imports:.0f} MiB)")
+        )
+    return shown
 
 
 def _more(what: str, shown: str, value: float, wanted: float | None) -> Figure:
@@ -193,9 +198,8 @@ def _less(what: str, shown: str, value: float, wanted: float | None) -> Figure:
 def train(case: Case, outputs: Path, attempt: int = 1, compile: str = "off") -> Job:
     """One job of FluxGym's trainer over examples/riso, without samples; its final LoRA is saved.
 
-    The base in 32 bit and every activation kept, as both others do, where the case has no `interval`. (The memory
-    presets hold the base in 8 bit, which a CPU takes half of a small step to unpack.) A second attempt begins afresh as
-    well, and finds the first one's caches.
+    The base in 32 bit, as both others have it. (It takes a CPU half of a small step to unpack one in 8 bit, as the
+    memory presets hold it.) A second attempt begins afresh as well, and finds the first one's caches.
     """
     settings: dict[str, object] = {
         "lora_name": "bench",

@@ -15,7 +15,7 @@ from fluxcore.models.registry import find_model, list_models, registry_problems
 
 from . import typing_saver, words
 from .drafts import Draft
-from .labels import HELP, PLACEHOLDERS, SHORT_STALL, SHORT_STALL_WORDS, label_of
+from .labels import HELP, PLACEHOLDERS, caution, label_of
 
 _FILLED = "form.filled"
 LARGEST = 2**53 - 1
@@ -122,8 +122,8 @@ def field(name: str, draft: Draft, errors: dict[str, str], usual: dict[str, Any]
         st.text_input(value=value, live=True, placeholder=PLACEHOLDERS.get(name, ""), **common)
     if name in errors:
         st.markdown(f":red[:material/error: {errors[name]}]")
-    elif name == "stall_seconds" and value < SHORT_STALL:
-        st.caption(f":orange[:material/warning: {SHORT_STALL_WORDS}]")
+    elif said := caution(name, value, draft.values.get("enable_monitoring")):
+        st.caption(f":orange[:material/warning: {said}]")
 
 
 def edited(draft: Draft, name: str) -> None:

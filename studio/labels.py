@@ -90,8 +90,6 @@ LABELS = {
     "tokenizer_cache_dir": "Tokenizers folder",
 }
 HELP = {"base_model": " flux-mini comes with FluxGym: it draws 64-pixel emoji and trains on a CPU in a minute."}
-SHORT_STALL = 30
-SHORT_STALL_WORDS = "So short, a slow step or the saving of a checkpoint may be taken for a stall."
 PLACEHOLDERS = {
     "lora_name": "my-cat",
     "concept_sentence": "a rare word, such as p3rs0n",
@@ -103,3 +101,14 @@ PLACEHOLDERS = {
 def label_of(name: str) -> str:
     """What a person reads for a field."""
     return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+SHORT_STALL = 30
+"""Seconds: what is shorter is told."""
+
+
+def caution(name: str, value: object, monitored: object) -> str:
+    """What is to be thought of where a field has this value; "" where nothing is."""
+    if name == "stall_seconds" and monitored and isinstance(value, int | float) and value < SHORT_STALL:
+        return "So short, a slow step or the saving of a checkpoint may be taken for a stall."
+    return ""

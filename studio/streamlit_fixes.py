@@ -2,7 +2,8 @@
 
 A callback: where another message has come Streamlit breaks off whatever it does at its next call. A message that it was
 about to take in is forgotten; a callback that has written half of an upload down dies there, and is not called again.
-Here a message is taken in and its callbacks run to their end, and the next one waits for the drawing after them.
+Here a message is taken in and its callbacks run to their end, and only then it is the next one's turn. The page that it
+would have drawn is not drawn, so a button that is read there is told to the next drawing too.
 
 An upload: the browser asks where to send its files. When a drawing begins, what was to be told of the one before it is
 thrown away, and the answer with it: the browser waits for ever, and shows nothing. Here answers are kept.
@@ -15,9 +16,10 @@ not name is told of the earlier.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 from urllib.parse import urlencode
@@ -29,8 +31,10 @@ from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.scriptrunner_utils import script_requests
+from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequests, ScriptRequestType
 from streamlit.runtime.state.safe_session_state import SafeSessionState
 
+log = logging.getLogger("fluxgym")
 ANSWERS = frozenset({"file_urls_response", "backend_operation_response", "heartbeat_ack"})
 """The messages that a browser waits for."""
 LATE_SECONDS = 5.0
@@ -51,33 +55,48 @@ _ways: WeakKeyDictionary[AppSession, _Way] = WeakKeyDictionary()
 
 
 def fix_streamlit() -> None:
-    """For this process, once; a second time changes nothing."""
-    if not hasattr(SafeSessionState.on_script_will_rerun, "__wrapped__"):
-        SafeSessionState.on_script_will_rerun = _whole(  # type: ignore[method-assign]
-            SafeSessionState.on_script_will_rerun
-        )
-    if not hasattr(ForwardMsgQueue.clear, "__wrapped__"):
-        ForwardMsgQueue.clear = _but_answers(ForwardMsgQueue.clear)  # type: ignore[method-assign]
-    if not hasattr(script_requests._coalesce_widget_states, "__wrapped__"):
-        script_requests._coalesce_widget_states = _of_both(script_requests._coalesce_widget_states)
-    if not hasattr(AppSession.request_rerun, "__wrapped__"):
-        AppSession.request_rerun = _on_the_page_that_is_meant(AppSession.request_rerun)  # type: ignore[method-assign]
+    """For this process, once; a second time changes nothing. What a later Streamlit has no more is told in the log."""
+    _change(SafeSessionState, "on_script_will_rerun", _whole)
+    _change(ForwardMsgQueue, "clear", _but_answers)
+    _change(script_requests, "_coalesce_widget_states", _of_both)
+    _change(AppSession, "request_rerun", _on_the_page_that_is_meant)
+
+
+def _change(owner: Any, name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    there = getattr(owner, name, None)
+    if there is None:
+        log.warning("this Streamlit has no %s: input that comes close together may be lost; use its version 1.67", name)
+    elif not hasattr(there, "__wrapped__"):
+        setattr(owner, name, change(there))
 
 
 def _whole(take_in: Callable[..., None]) -> Callable[..., None]:
     @wraps(take_in)
-    def whole(*arguments: Any, **named: Any) -> None:
+    def whole(state: Any, said: WidgetStates | None, *, replay_trigger_states: Any = None, **named: Any) -> None:
         context = get_script_run_ctx(suppress_warning=True)
         requests: Any = context.script_requests if context else None
         if requests is None:
-            return take_in(*arguments, **named)
+            return take_in(state, said, replay_trigger_states=replay_trigger_states, **named)
         requests.on_scriptrunner_yield = lambda: None  # nothing has come
         try:
-            take_in(*arguments, **named)
+            take_in(state, said, replay_trigger_states=replay_trigger_states, **named)
         finally:
             vars(requests).pop("on_scriptrunner_yield", None)
+        _tell_the_next(requests, said, replay_trigger_states)
 
     return whole
+
+
+def _tell_the_next(requests: ScriptRequests, *pressed: WidgetStates | None) -> None:
+    """Have the drawing that comes instead of this one know of buttons whose callbacks have run."""
+    with requests._lock:
+        waiting = requests._rerun_data
+        is_instead = not waiting.fragment_id_queue or waiting.is_fragment_scoped_rerun
+        if requests._state == ScriptRequestType.RERUN and is_instead:
+            replayed = waiting.replay_trigger_states
+            for states in pressed:
+                replayed = script_requests._coalesce_replay_trigger_states(states, replayed)
+            requests._rerun_data = replace(waiting, replay_trigger_states=replayed)
 
 
 def _but_answers(clear: Callable[..., None]) -> Callable[..., None]:

@@ -1,6 +1,6 @@
 """Large text fields and numbers commit when they are left; a reload in mid-sentence would lose them. A script in the
 page (`typing_saver.js`) commits at a pause. Of the fields that are meant alone: the listener outlives the page that
-drew it, and in a form or a dialog what is half typed is nobody's wish yet.
+drew it, and in a form or a dialog what is half typed is nobody's wish before it is left, by Escape too.
 
 It also remembers what was typed into the draft's fields until the server says that it is kept. What is left after a
 while, and in a new session at once – a server that was started anew, a reload –, is told to the server (`put_back.py`),

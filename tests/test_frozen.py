@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fluxcore.models.frozen import FrozenLinear, held_bytes, hold_base, inner_tensors, train_in_32_bit
-from fluxcore.models.held import swapped_blocks
+from fluxcore.models.held import Held, swapped_blocks
 
 CPU = torch.device("cpu")
 
 
-def tiny(dtype: torch.dtype = torch.bfloat16, doubles: int = 2, singles: int = 2) -> torch.nn.Module:
-    """A FLUX of width 128 with a LoRA that does something."""
+def tiny(dtype: torch.dtype = torch.bfloat16, doubles: int = 2, singles: int = 2, heads: int = 4) -> torch.nn.Module:
+    """A FLUX of 32 values a head with a LoRA that does something."""
     from diffusers import FluxTransformer2DModel
     from peft import LoraConfig
 
@@ -25,7 +25,7 @@ def tiny(dtype: torch.dtype = torch.bfloat16, doubles: int = 2, singles: int = 2
     torch.manual_seed(0)
     model = FluxTransformer2DModel(
         attention_head_dim=32, axes_dims_rope=[8, 12, 12], guidance_embeds=True, in_channels=64, joint_attention_dim=64,
-        num_attention_heads=4, num_layers=doubles, num_single_layers=singles, pooled_projection_dim=64,
+        num_attention_heads=heads, num_layers=doubles, num_single_layers=singles, pooled_projection_dim=64,
     ).to(dtype)  # fmt: skip
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=LORA_TARGETS, init_lora_weights=False))
@@ -101,21 +101,27 @@ def test_the_lora_its_gradients_and_its_optimizer_are_in_32_bit_whatever_the_bas
     assert all(name.count("lora_") for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def test_a_base_held_in_less_lets_go_of_the_file_that_it_was_read_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("held", "heads"), [("fp8", 4), ("int8", 4), ("nf4", 4), ("nf4", 3)])
+def test_a_base_held_in_less_lets_go_of_the_file_that_it_was_read_from(tmp_path: Path, held: Held, heads: int) -> None:
     def mapped() -> bool:
         return str(file) in Path("/proc/self/maps").read_text()
 
     file = tmp_path / "base.safetensors"
-    model = tiny()
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model = tiny(heads=heads)
+    frozen = {name: one for name, one in model.named_parameters() if not one.requires_grad}
+    before = {name: one.detach().clone() for name, one in frozen.items()}
     save_file(before, file)
     for name, value in load_file(file).items():
-        model.get_parameter(name).data = value
+        frozen[name].data = value
         del value
+    del frozen
+    trained = {id(one): one.data_ptr() for one in model.parameters() if one.requires_grad}
     assert mapped()
-    hold_base(model, CPU, "int8")
+    hold_base(model, CPU, held)
     gc.collect()
     assert not mapped()
+    assert {id(one): one.data_ptr() for one in model.parameters() if one.requires_grad} == trained
+    before |= {name: one for name, one in model.named_parameters() if one.requires_grad}
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 

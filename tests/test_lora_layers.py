@@ -90,11 +90,55 @@ def test_nothing_is_made_of_the_outputs_size_but_the_output() -> None:
         assert len(made) == count
 
 
-@pytest.mark.parametrize("kind", [{"use_dora": True}, {"lora_dropout": 0.1}])
-def test_other_kinds_stay_pefts(kind: dict[str, Any]) -> None:
-    model = layer_of(**kind)
+@pytest.mark.parametrize("kind", [{"use_dora": True}, {"lora_dropout": 0.5}, {"lora_bias": True}])
+def test_other_kinds_are_computed_by_peft(kind: dict[str, Any]) -> None:
+    theirs = layer_of(**kind)
+    ours = deepcopy(theirs)
+    make_lean(ours)
+    assert type(ours["one"]) is LeanLoraLinear
+    x = torch.randn(3, 8)
+    found = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        found.append(model["one"](x))
+    assert torch.equal(*found)
+
+
+def test_adapters_that_come_later_are_computed_by_peft() -> None:
+    model = layer_of()
     make_lean(model)
-    assert type(model["one"]) is Linear
+    one, x = model["one"], torch.randn(3, 8)
+    one.update_layer("dora", r=2, lora_alpha=3, config=LoraConfig(r=2, lora_alpha=3, use_dora=True))
+    one.lora_B["dora"].weight.data.normal_()
+    plain = one(x)
+    one.set_adapter(["dora"])
+    dora = one(x)
+    assert torch.equal(dora, Linear.forward(one, x)) and not torch.allclose(dora, plain)
+    one.set_adapter(["default", "dora"])
+    assert torch.equal(one(x), Linear.forward(one, x)) and not torch.allclose(one(x), dora)
+    one.set_adapter(["none of this layer's"])
+    assert torch.equal(one(x), one.base_layer(x))
+
+
+@pytest.mark.parametrize(("base", "lora"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_two_precisions_without_autocast_are_pefts_matter(base: torch.dtype, lora: torch.dtype) -> None:
+    model = layer_of()
+    make_lean(model)
+    one = model["one"].to(lora)
+    one.base_layer.to(base)
+    x = torch.randn(3, 8, dtype=base)
+    assert torch.equal(one(x), Linear.forward(one, x))
+
+
+def test_inputs_of_every_layout() -> None:
+    theirs = layer_of()
+    ours = deepcopy(theirs)
+    make_lean(ours)
+    for x in (torch.randn(0, 8), torch.randn(8, 3, 2).permute(2, 1, 0), torch.randn(5, 16)[:, ::2]):
+        for own, other in zip(passed(ours, x), passed(theirs, x), strict=True):
+            assert own.shape == other.shape and torch.allclose(own, other, atol=1e-5)
+        for parameter in (*ours.parameters(), *theirs.parameters()):
+            parameter.grad = None
 
 
 def test_switched_off_or_merged_it_is_pefts() -> None:

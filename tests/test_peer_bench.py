@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.train import _GPU_PEAK, Case, Job, _with_all_kept, beside
+from benchmarks.train import _GPU_PEAK, Case, Job, beside, with_all_kept
 from benchmarks.training import peer
 
 CASE = Case("large", Path("large"), 256, 1, 20)
@@ -23,8 +23,10 @@ def test_ratios_are_the_middle_ones_and_imports_count_for_neither() -> None:
 
 
 def test_what_is_kept_whole_is_told_beside_it() -> None:
-    figure = _with_all_kept([Job(0.5, 1.0, 30.0, 700.0)] * 3, THEIRS, 300.0)
-    assert figure.figure == "0.40, 0.50" and figure.good is None
+    ours = [Job(0.5, 1.0, 30.0, 700.0)] * 3
+    speed, both = with_all_kept(ours, [0.4] * 3, THEIRS, 300.0)
+    assert speed.figure == "1.25 (0.5/s)" and both.figure == "0.50, 0.40 (400 MiB)" and both.good is None
+    assert with_all_kept(ours, [0.4] * 3, [], 300.0) == [speed]
 
 
 def test_on_a_gpu_nothing_is_wanted_and_the_allocator_is_named() -> None:

@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from fluxcore.log import read_events
 from fluxcore.runs import load_run
+from fluxcore.runs.about import set_tags, set_title
 from fluxcore.runs.trash import list_trash
 from studio import ask, notice, step_charts
 from studio.drafts import newest_draft
@@ -195,6 +196,31 @@ def test_title_tags_and_note_are_kept(ended, outputs):
     state = load_run(outputs, "cat")[1]
     assert (state.title, state.tags, state.note) == ("The good one", ["keep"], "epoch 8")
     assert "The good one" in text(open_page("run", name="cat"))
+
+
+def test_the_dialog_holds_what_the_run_has_when_it_is_opened(ended, outputs):
+    app = open_page("run", name="cat")
+    set_title(outputs, "cat", "cli", "Theirs")
+    set_tags(outputs, "cat", "cli", ["theirs"])
+    app.button(key="run-about").click().run()
+    assert app.text_input(key="about-title").value == "Theirs" and app.multiselect(key="about-tags").value == ["theirs"]
+    lines = len(list(read_events(outputs / "cat")))
+    app.text_input(key="about-title").set_value("Theirs ").run()
+    assert len(list(read_events(outputs / "cat"))) == lines, "nothing has changed"
+    app.text_area(key="about-note").set_value("epoch 8").run()
+    assert load_run(outputs, "cat")[1].note == "epoch 8" and len(list(read_events(outputs / "cat"))) == lines + 1
+
+
+def test_what_a_field_of_the_dialog_may_not_hold_is_told_there_and_it_stays_open(ended, outputs):
+    app = open_page("run", name="cat")
+    app.button(key="run-about").click().run()
+    app.multiselect(key="about-tags").set_value(["keep", "x" * 60]).run()
+    app.button(key="about-done").click().run()
+    assert "tags of at most 40 characters" in text(app) and load_run(outputs, "cat")[1].tags == []
+    app.multiselect(key="about-tags").set_value(["keep"]).run()
+    assert "of at most 40" not in text(app) and load_run(outputs, "cat")[1].tags == ["keep"]
+    app.button(key="about-done").click().run()
+    assert "about-tags" not in [one.key for one in app.multiselect]
 
 
 def test_a_run_is_deleted_and_had_back(ended, outputs):

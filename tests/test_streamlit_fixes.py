@@ -47,6 +47,29 @@ def test_a_message_waits_until_the_one_before_is_taken_in(monkeypatch: pytest.Mo
     assert heard == ["taken in", "next"]
 
 
+@pytest.mark.parametrize(("next_is", "is_told"), [("a page", True), ("a fragment", False), ("none", None)])
+def test_a_button_that_the_page_would_have_read_is_told_to_the_drawing_that_comes_instead(
+    monkeypatch: pytest.MonkeyPatch, next_is: str, is_told: bool | None
+) -> None:
+    requests = ScriptRequests()
+    monkeypatch.setattr(streamlit_fixes, "get_script_run_ctx", lambda **_: SimpleNamespace(script_requests=requests))
+
+    class Taking(SessionState):
+        def on_script_will_rerun(self, *_: Any, **__: Any) -> None:
+            if next_is != "none":
+                requests.request_rerun(RerunData(fragment_id="f" if next_is == "a fragment" else None))
+
+    pressed = WidgetStates(
+        widgets=[WidgetState(id="yes", trigger_value=True), WidgetState(id="name", string_value="x")]
+    )
+    before = WidgetStates(widgets=[WidgetState(id="again", trigger_value=True)])
+    take_in = streamlit_fixes._whole(inspect.unwrap(SafeSessionState.on_script_will_rerun))
+    take_in(SafeSessionState(Taking(), lambda: None), pressed, replay_trigger_states=before)
+    request = requests.on_scriptrunner_ready()
+    told = request._rerun_data and request._rerun_data.replay_trigger_states
+    assert {one.id for one in told.widgets} == {"yes", "again"} if is_told else not told
+
+
 def test_an_answer_outlives_the_beginning_of_a_drawing() -> None:
     answer, said, old = ForwardMsg(), ForwardMsg(), ForwardMsg()
     answer.file_urls_response.response_id = "one"
@@ -165,3 +188,8 @@ def test_streamlit_is_fixed_where_that_can_be_done(monkeypatch: pytest.MonkeyPat
     once = now()
     streamlit_fixes.fix_streamlit()
     assert now() == once and all(hasattr(one, "__wrapped__") for one in once)
+
+
+def test_what_a_later_streamlit_has_no_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    streamlit_fixes._change(SimpleNamespace(), "request_rerun", streamlit_fixes._on_the_page_that_is_meant)
+    assert "no request_rerun" in caplog.text

@@ -13,7 +13,7 @@ from fluxcore.config.templates import list_templates, load_template, remove_temp
 from fluxcore.errors import UserError
 from studio import estimate
 from studio.drafts import Draft, newest_draft
-from studio.labels import SHORT_STALL_WORDS
+from studio.labels import SHORT_STALL
 from studio.templates import command
 from tests.drawn_pages import add_pictures, open_page, text
 from tests.drawn_pages import outputs as outputs  # the fixture
@@ -220,9 +220,11 @@ def test_the_settings_go_out_as_a_file(outputs, monkeypatch):
 
 def test_a_stall_time_that_ends_healthy_runs_is_told(outputs):
     app = open_page()
-    for seconds, is_told in ((3, True), (60, False)):
+    for seconds, is_told in ((29, True), (SHORT_STALL, False), (3, True)):
         app.number_input(key="form.stall_seconds").set_value(seconds).run()
-        assert (SHORT_STALL_WORDS in text(app)) is is_told, seconds
+        assert ("may be taken for a stall" in text(app)) is is_told, seconds
+    app.checkbox(key="form.enable_monitoring").set_value(False).run()
+    assert "may be taken for a stall" not in text(app)
 
 
 def test_a_setting_is_found_by_a_word_and_what_was_changed_alone(outputs):

@@ -70,8 +70,10 @@ class _Multiply(torch.autograd.Function):
 
 def quantised(weight: torch.Tensor, held: Held) -> torch.Tensor:
     """`weight` (out, in) as it is to be held. Raises UserError without torchao."""
-    if held == "none" or (held == "nf4" and weight.numel() % NF4_VALUES):
+    if held == "none":
         return weight
+    if held == "nf4" and weight.numel() % NF4_VALUES:
+        return weight.clone()  # of its own, not a part of the file that it was read from
     show("torchao")
     logging.getLogger("torchao").setLevel(logging.ERROR)  # kernels that it has not been built for, and that no one asks
     try:
@@ -121,7 +123,8 @@ def hold_base(transformer: nn.Module, device: torch.device, held: Held = "none",
             setattr(parent, name, FrozenLinear(linear, held, device, id(block) in hosted))
     if held != "none" and device.type == "cpu":  # what is left holds the whole mapped file in memory
         for tensor in (*transformer.parameters(), *transformer.buffers()):
-            tensor.data = tensor.data.clone()
+            if not tensor.requires_grad:
+                tensor.data = tensor.data.clone()
 
 
 def held_bytes(module: nn.Module, device: torch.device | None = None) -> int:

@@ -15,28 +15,46 @@ from torch import Tensor, nn
 
 
 class LeanLoraLinear(Linear):
-    """x W' + b + alpha / rank · x A' B', for one plain LoRA without dropout. All else is left to peft."""
+    """x W' + b + alpha / rank · x A' B', for one plain LoRA without dropout. All else is left to peft.
+
+    Hooks on the frozen layer and on the up are not for it: the one's output is written over, the other is not called.
+    """
 
     def forward(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
-        if given or named or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+        adapters = self.active_adapters
+        if (
+            given
+            or named
+            or self.disable_adapters
+            or self.merged
+            or len(adapters) != 1
+            or not self._is_plain(*adapters)
+        ):
             return super().forward(x, *given, **named)
-        [adapter] = self.active_adapters
+        [adapter] = adapters
         up = self.lora_B[adapter].weight
         rows = x.reshape(-1, x.shape[-1])
         out = self.base_layer(rows)
         down = self.lora_A[adapter](self._cast_input_dtype(rows, up.dtype))
-        # Autocast brings matrices of several precisions together, but not for an operation in place.
-        add = torch.Tensor.addmm_ if out.dtype == down.dtype == up.dtype else torch.addmm
-        out = add(out, down, up.t(), alpha=self.scaling[adapter])
+        if out.dtype == down.dtype == up.dtype:
+            out = out.addmm_(down, up.t(), alpha=self.scaling[adapter])
+        elif torch.is_autocast_enabled(x.device.type):  # it casts to one precision, but not for an operation in place
+            out = torch.addmm(out, down, up.t(), alpha=self.scaling[adapter])
+        else:
+            return super().forward(x)
         return out.view(*x.shape[:-1], out.shape[-1])
+
+    def _is_plain(self, adapter: str) -> bool:
+        return (
+            adapter in self.lora_B
+            and adapter not in self.lora_variant
+            and self.lora_B[adapter].bias is None
+            and isinstance(self.lora_dropout[adapter], nn.Identity)
+        )
 
 
 def make_lean(model: nn.Module) -> None:
-    """Have peft's plain LoRA layers of `model` compute as LeanLoraLinear does; DoRA and dropout stay peft's."""
+    """Have peft's LoRA layers of `model` compute as LeanLoraLinear does."""
     for layer in model.modules():
-        if type(layer) is Linear and not layer.lora_variant and _has_no_dropout(layer):
+        if type(layer) is Linear:
             layer.__class__ = LeanLoraLinear
-
-
-def _has_no_dropout(layer: Linear) -> bool:
-    return all(isinstance(one, nn.Identity) for one in layer.lora_dropout.values())

@@ -11,17 +11,20 @@ import streamlit as st
 from fluxcore.config import from_export
 from fluxcore.errors import UserError
 from fluxcore.publishing import forget_publishing
-from fluxcore.runs import default_outputs, free_run_name
-from fluxcore.runs.about import MAX_NOTE, MAX_TITLE, set_archived, set_note, set_tags, set_title
+from fluxcore.runs import default_outputs, free_run_name, load_run
+from fluxcore.runs.about import MAX_NOTE, MAX_TAGS, MAX_TITLE, set_archived, set_note, set_tags, set_title
 from fluxcore.runs.trash import KEEP_SECONDS, Deleted, empty_trash, restore_run, size_of, trash_run
 
-from .. import ask, dialogs, former_drafts, nav, words
+from .. import access, ask, dialogs, former_drafts, nav, words
 from ..drafts import fill_from, new_draft
 from ..live import LiveRun, live_runs
+from ..typing_saver import save_while_typing
 from . import publish
 
 DELETED = "runs.deleted"
 """In the session: what was deleted last and can be had back."""
+_REFUSED = "about.refused"
+"""In the session: why what stands in a field of the dialog could not be kept."""
 ABOUT, LIKE_IT, PUBLISH = "Title, tags and note", "Train another one like it", "Publish on Hugging Face"
 
 
@@ -35,8 +38,7 @@ def menu(run: LiveRun) -> None:
         help="Rename, tag, duplicate, compare, publish, archive, delete",
         on_change="rerun",
     ):
-        now = (state.title, state.tags, state.note)
-        _item(ABOUT, "edit_note", dialogs.want, _about, ABOUT, name, *now, key="run-about")
+        _item(ABOUT, "edit_note", _open_about, name, key="run-about")
         _item(LIKE_IT, "content_copy", dialogs.want, _duplicate, LIKE_IT, name, key="run-duplicate")
         others = [run.name for run in live_runs().all() if run.name != name]
         with st.container(key="run-compare"):
@@ -78,26 +80,54 @@ def _item(label: str, icon: str, does: Callable[..., None], *args: Any, **more: 
     st.button(label, icon=f":material/{icon}:", type="tertiary", on_click=chosen, **more)
 
 
+def _open_about(name: str) -> None:
+    try:
+        state = load_run(default_outputs(), name)[1]
+    except (UserError, OSError) as error:
+        st.toast(ask.sentence(error), icon=":material/error:")
+        return
+    st.session_state[_REFUSED] = {}
+    dialogs.want(_about, ABOUT, name, state.title, state.tags, state.note)
+
+
 def _about(name: str, title: str, tags: list[str], note: str) -> None:
     """Each field is kept when it is left, by closing the dialog too; given is what it held when that was opened."""
+    refused: dict[str, str] = st.session_state.setdefault(_REFUSED, {})
 
-    def field(key: str, keep: Callable[[Path, str, str, Any], object]) -> dict[str, Any]:
+    def field(part: str, keep: Callable[[Path, str, str, Any], object]) -> dict[str, Any]:
         def left() -> None:
-            ask.do(lambda: keep(default_outputs(), name, "app", st.session_state[key]), "")
+            value = st.session_state[f"about-{part}"]
+            try:
+                before = getattr(load_run(default_outputs(), name)[1], part)
+                if before != (value.strip() if isinstance(value, str) else value):
+                    keep(default_outputs(), name, "app", value)
+                    live_runs().expire()
+                refused.pop(part, None)
+            except (UserError, OSError) as error:
+                refused[part] = access.SENTENCE if access.is_viewer() else ask.sentence(error)
 
-        return {"key": key, "on_change": left}
+        return {"key": f"about-{part}", "on_change": left}
 
-    st.text_input("Title", title, max_chars=MAX_TITLE, placeholder=name, **field("about-title", set_title))
+    def say(part: str) -> None:
+        if part in refused:
+            st.markdown(f":red[:material/error: {words.escape(refused[part])}]")
+
+    st.text_input("Title", title, max_chars=MAX_TITLE, placeholder=name, **field("title", set_title))
+    say("title")
     st.multiselect(
         "Tags",
-        all_tags(),
+        sorted({*all_tags(), *tags}, key=str.lower),
         tags,
         accept_new_options=True,
+        max_selections=MAX_TAGS,
         placeholder="Choose or type some",
-        **field("about-tags", set_tags),
+        **field("tags", set_tags),
     )
-    st.text_area("Note", note, max_chars=MAX_NOTE, height=160, **field("about-note", set_note))
-    if st.button("Done", key="about-done", type="primary", icon=":material/check:"):
+    say("tags")
+    st.text_area("Note", note, max_chars=MAX_NOTE, height=160, **field("note", set_note))
+    say("note")
+    save_while_typing()  # it listens for Escape
+    if st.button("Done", key="about-done", type="primary", icon=":material/check:") and not refused:
         dialogs.close()
         st.rerun()
 

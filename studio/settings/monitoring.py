@@ -14,7 +14,7 @@ from fluxcore.runs.installation import save_defaults
 
 from .. import ask
 from ..drafts import MONITORING, usual_settings
-from ..labels import label_of
+from ..labels import caution, label_of
 
 
 def show() -> None:
@@ -26,6 +26,9 @@ def show() -> None:
         st.caption("What a new draft begins with. Runs and drafts that are there keep what they have.")
         with st.form("monitoring-defaults", border=False):
             values = {name: _field(name, now[name]) for name in MONITORING}
+            for name in MONITORING:
+                if said := caution(name, now[name], now["enable_monitoring"]):
+                    st.caption(f":orange[:material/warning: {label_of(name)}: {said}]")
             if st.form_submit_button("Save", icon=":material/check:") and (problem := _save(values)):
                 st.error(problem, icon=":material/error:")
 

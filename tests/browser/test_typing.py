@@ -49,6 +49,17 @@ def test_what_is_half_typed_elsewhere_is_nobodys_wish(make_gym, tmp_path):
     dialog.get_by_label("Note").press_sequentially("half a note")
     page.wait_for_timeout(PAUSE)
     assert dialog.is_visible() and load_run(outputs, "cat")[1].note == ""
+
+
+def test_a_dialog_keeps_what_was_typed_however_it_is_left(make_gym, tmp_path):
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    FakeRun(outputs, "cat")
+    page = make_gym(outputs).open("/run?name=cat")
+    page.locator(".st-key-run-menu button").first.click()
+    page.locator(".st-key-run-about button").click()
+    dialog = page.get_by_role("dialog", name="Title, tags and note")
+    dialog.get_by_label("Note").press_sequentially("half a note")
     page.mouse.click(5, 5)  # beside it
     dialog.wait_for(state="detached")
     wait_until(lambda: load_run(outputs, "cat")[1].note == "half a note", 20)
