@@ -46,6 +46,9 @@ def style() -> None:
         .stApp { font-variant-numeric: tabular-nums; --fg-page: light-dark(#fff, #14141b); }
         [data-stale="true"] { opacity: 1 !important; transition: none !important; }
         .stMainBlockContainer { max-width: 1500px; }
+        /* What is typed there is kept without it; it would lie over a long text. */
+        :is([class*="st-key-form-"], [class*="st-key-caption-"], [class*="st-key-about-"])
+        [data-testid="InputInstructions"] { display: none; }
         /* Above, they would lie on the banner's buttons for as long as the mouse is near. */
         [data-testid="stToastContainer"] { top: auto !important; bottom: 1rem !important; }
         .fg-away { position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 100; max-width: 90vw;

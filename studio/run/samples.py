@@ -155,8 +155,9 @@ def large(name: str, at: int, index: int = -1) -> None:
             {"asked": (name, at, index), "step": at, "prompt": prompts.index(index) if index in prompts else 0}
         )
 
+    now = min(range(len(steps)), key=lambda i: abs(steps[i] - place["step"]))
+
     def go(step: int, prompt: int) -> None:
-        now = min(range(len(steps)), key=lambda i: abs(steps[i] - place["step"]))
         place["step"] = steps[max(0, min(len(steps) - 1, now + step))]
         place["prompt"] = (place["prompt"] + prompt) % len(prompts)
 
@@ -167,10 +168,24 @@ def large(name: str, at: int, index: int = -1) -> None:
     with st.container(
         horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="large-steps"
     ):
-        st.button("Earlier", key="large-left", icon=":material/arrow_back:", shortcut="Left", on_click=go, args=(-1, 0))
+        st.button(
+            "Earlier",
+            key="large-left",
+            icon=":material/arrow_back:",
+            shortcut="Left",
+            on_click=go,
+            args=(-1, 0),
+            disabled=now == 0,
+        )
         st.markdown(f"step **{step_of(sample):,}** · seed {sample.get('seed', words.UNKNOWN)}", width="content")
         st.button(
-            "Later", key="large-right", icon=":material/arrow_forward:", shortcut="Right", on_click=go, args=(1, 0)
+            "Later",
+            key="large-right",
+            icon=":material/arrow_forward:",
+            shortcut="Right",
+            on_click=go,
+            args=(1, 0),
+            disabled=now == len(steps) - 1,
         )
     with st.container(horizontal=True, vertical_alignment="center", key="large-prompts"):
         st.markdown(words.escape(prompt), width="stretch")
