@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fluxcore.runs.exits import END_RUNNER
+from fluxcore.runs.exits import CHECKPOINT_DAMAGED, END_RUNNER
 
 MOST_QUOTED = 160
 
@@ -27,6 +27,7 @@ def _sign(reason: str, pattern: str, hint: str = "") -> Sign:
 
 
 _HUB = r"https?://(?:huggingface\.co|hf\.co)/(?:api/models/)?(?P<repo>[\w-]+(?:\.[\w-]+)*/[\w-]+(?:\.[\w-]+)*)"
+_NAME = r"\S+"
 _LAUNCHER = re.compile(r"CalledProcessError|ChildFailedError")
 _ERROR = re.compile(r"^(?:\[rank\d+\]:\s*)?(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b(?::|$)")
 
@@ -137,6 +138,11 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign("bad_data", r"image file is truncated|DecompressionBombError|No data found\. Please verify"),
     _sign("bad_config", r"error: (?:unrecognized arguments|argument \S+|the following arguments are required)"),
+    _sign(
+        "crash",
+        rf"the (?P<what>{CHECKPOINT_DAMAGED.format(name=_NAME)} \([^()]+\) and left out from now on)",
+        "The {what}.",
+    ),
     # The GPU, its driver, PyTorch's build.
     _sign(
         "crash",

@@ -192,6 +192,11 @@ RIGHTS = STACK + "PermissionError: [Errno 13] Permission denied: '/data/outputs/
         (NO_KERNEL, "crash", ["pytorch.org"]),
         (ILLEGAL, "crash", ["broke off its work"]),
         (STACK + "RuntimeError: No CUDA GPUs are available\n", "crash", ["nvidia-smi"]),
+        (
+            "training failed: the checkpoint cat-000004-state is damaged (optimizer.bin is missing) and left out from now on\n",
+            "crash",
+            ["The checkpoint cat-000004-state is damaged (optimizer.bin is missing) and left out from now on."],
+        ),
         (STACK + "RuntimeError: CUDA error: uncorrectable ECC error encountered\n", "crash", ["memory error", "rent another"]),
         (STACK + "ModuleNotFoundError: No module named 'bitsandbytes'\n", "crash", ["package bitsandbytes", "requirements.lock"]),
         (STACK + "ImportError: libGL.so.1: cannot open shared object file: No such file or directory\n", "crash", ["libGL.so.1"]),

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fluxcore.runs import find_state
+from fluxcore.runs import find_state, load_run, resume_choice
 from fluxcore.runs.state_files import read_about, write_about
-from fluxcore.training.failures import TrainingError
+from fluxcore.training.failures import Exit, TrainingError
+from fluxcore.training.order import Order, parse_arguments, take_order
 from tests.training_tools import RISO, events_of, lora_of, losses_of, new_run, same, some_pictures, train_here, trained
 
 SUBSETS = """
@@ -99,19 +100,43 @@ def test_a_dataset_that_changed_before_a_resume_is_told(tmp_path: Path) -> None:
     assert told.data == {"step": 2, "checkpoint": "changed-step00000002-state", "pictures": 6}
 
 
-def test_a_damaged_checkpoint_is_refused_and_another_base_model_is_told(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_left_out_before_anything_is_set_aside_for_it(tmp_path: Path) -> None:
+    folder = new_run(tmp_path, "damaged", some_pictures, network_dim=2, max_train_steps=6, save_every_n_steps=2)
+    train_here(folder, stop_after=5)
+    first, second = folder.step_state(2), folder.step_state(4)
+    weights = (second / "model.safetensors").read_bytes()
+    (second / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+
+    def order(state: Path) -> Order:
+        asked = ["--outputs", str(tmp_path), "--run", "damaged", "--attempt", "2", "--resume-from", state.name]
+        return take_order(parse_arguments("fluxcore.training", asked))
+
+    def choice() -> str:
+        found = resume_choice(folder, load_run(tmp_path, "damaged")[1])
+        return found.name if found else ""
+
+    folder.step_state(5).rename(tmp_path / "away")
+    assert choice() == second.name, "its sizes are right"
+    before = sorted(path.name for path in folder.path.iterdir())
+    with pytest.raises(TrainingError) as error:
+        order(second)
+    assert error.value.code == Exit.CRASH, "an attempt may follow by itself"
+    said = (
+        f"the checkpoint {second.name} is damaged (model.safetensors is not as it was written) and left out from now on"
+    )
+    assert str(error.value) == said
+    assert sorted(path.name for path in folder.path.iterdir()) == before, "nothing was set aside"
+    assert choice() == first.name
+    (second / "model.safetensors").write_bytes(weights)
+    assert choice() == second.name and order(second).step == 4, "it was put right"
+
+
+def test_another_base_model_is_told(tmp_path: Path) -> None:
     folder = new_run(tmp_path, "damaged", some_pictures, network_dim=2, max_train_steps=3)
     train_here(folder, stop_after=2)
     state = folder.step_state(2)
     about = read_about(state)
     assert (about.run, about.base_model) == ("damaged", "flux-mini")
-    optimizer = (state / "optimizer.bin").read_bytes()
-    (state / "optimizer.bin").write_bytes(optimizer[:-1] + bytes([optimizer[-1] ^ 1]))
-    with pytest.raises(
-        TrainingError, match=r"state is damaged \(optimizer.bin is not as it was written\): resume from"
-    ):
-        train_here(folder, attempt=2, resume_from=state)
-    (state / "optimizer.bin").write_bytes(optimizer)
     write_about(state, "damaged", "flux-midi")
     train_here(folder, attempt=3, resume_from=state)
     (told,) = events_of(folder, "resume.adapted")

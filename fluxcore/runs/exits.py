@@ -41,5 +41,8 @@ TOO_SHORT_FOR = "the GPU's memory is too short for"
 """Begins the sentence of a trainer whose GPU is full elsewhere than in a step, which says what to do. (Of a step the
 runner knows better what the config can lower.)"""
 
+CHECKPOINT_DAMAGED = "checkpoint {name} is damaged"
+"""Begins the sentence of a trainer that can't go on from there, but perhaps from an older one."""
+
 END_RUNNER = "end the runner (its pid is in .runner.json; trainings go on), whose environment all trainers get"
 """What has to follow a change of an environment variable that trainers read, for a person."""

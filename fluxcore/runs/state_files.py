@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ABOUT_FILE = "fluxgym_state.json"
+DAMAGED_FILE = "fluxgym_damaged.json"
+"""What a trainer found wrong in a state that it was to go on from; it holds until that file is put right."""
 
 
 class StateDamaged(ValueError):
@@ -53,7 +55,7 @@ def read_about(folder: Path) -> StateAbout:
 
 
 def size_problem(folder: Path) -> str:
-    """Why the files can't be those that were written, by their sizes alone, or ""."""
+    """Why the files can't be those that were written, by their sizes and by what was found before, or ""."""
     try:
         files = read_about(folder).files
     except StateDamaged as error:
@@ -65,17 +67,29 @@ def size_problem(folder: Path) -> str:
             return f"{name} is missing"
         if found != size:
             return f"{name} has {found:,} bytes instead of {size:,}"
+    try:
+        known = json.loads((folder / DAMAGED_FILE).read_text())
+        if known["at"] == (folder / known["name"]).stat().st_mtime_ns:
+            return _not_as_written(known["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
     return ""
 
 
 def content_problem(folder: Path) -> str:
-    """The same by their contents, or "": reads all of them."""
+    """The same by their contents, or "": reads all of them, and keeps in the folder what it finds. Raises OSError."""
     if problem := size_problem(folder):
         return problem
     for name, (_, sha256) in read_about(folder).files.items():
+        at = (folder / name).stat().st_mtime_ns
         if file_hash(folder / name) != sha256:
-            return f"{name} is not as it was written"
+            (folder / DAMAGED_FILE).write_text(json.dumps({"name": name, "at": at}))
+            return _not_as_written(name)
     return ""
+
+
+def _not_as_written(name: str) -> str:
+    return f"{name} is not as it was written"
 
 
 def file_hash(path: Path) -> str:

@@ -12,7 +12,9 @@ from fluxcore.log import EventLog, PatientLog
 from fluxcore.models.registry import use_outputs
 from fluxcore.runs import RunFolder, RunState, find_state, load_run
 from fluxcore.runs.checkpoints import set_aside
+from fluxcore.runs.exits import CHECKPOINT_DAMAGED
 from fluxcore.runs.retention import sweep_leftovers
+from fluxcore.runs.state_files import content_problem
 
 from .failures import Exit, TrainingError
 
@@ -78,6 +80,9 @@ def take_order(arguments: argparse.Namespace, first: bool = True) -> Order:
             problem = found.problem if found else "there is none"
             raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {wanted} can't be resumed from: {problem}")
         resume_from, step = found.path, found.step
+        if first and (problem := content_problem(found.path)):  # before anything is set aside for it
+            left_out = f"the {CHECKPOINT_DAMAGED.format(name=wanted)} ({problem}) and left out from now on"
+            raise TrainingError(Exit.CRASH, left_out)
     log = PatientLog(EventLog(folder.path, "trainer", attempt=arguments.attempt))
     if first:
         sweep_leftovers(folder)

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fluxcore.atomic import free_name, sync_folder, sync_tree
 from fluxcore.runs.files import RunFolder
-from fluxcore.runs.state_files import StateDamaged, content_problem, read_about, write_about
+from fluxcore.runs.state_files import StateDamaged, read_about, write_about
 
 from .failures import Exit, TrainingError
 from .state_form import StateForm, counted_steps, moments, peft_name
@@ -115,14 +115,9 @@ def load_state(
     another LoRA. Nothing is unpickled but by `weights_only`.
     """
     try:
-        problem, before = content_problem(path), read_about(path).base_model
-    except (OSError, StateDamaged) as error:
-        problem, before = str(error), ""
-    if problem:
-        raise TrainingError(
-            Exit.BAD_CONFIG,
-            f"the checkpoint {path.name} is damaged ({problem}): resume from another one of `fluxgym checkpoints`",
-        )
+        before = read_about(path).base_model
+    except StateDamaged as error:
+        raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
     other_base = (
         f"it was trained on {before}, the base model is {base} now" if base and before not in ("", base) else ""
     )
