@@ -178,7 +178,7 @@ def _facts(run: Run, attempt: Attempt, ended: Exit, point: dict[str, Any]) -> Fa
 
 def again(point: dict[str, Any]) -> str:
     """What a person does after a failure, in a word or two."""
-    return "resume" if point["resume_checkpoint"] else "start again"
+    return "resume" if point["resume_checkpoint"] else "start again with --restart"
 
 
 def _gone(ended: Exit) -> str:

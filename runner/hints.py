@@ -44,7 +44,7 @@ class Facts:
     """What is known beside the exit itself.
 
     `oom_kills`: how many processes the kernel killed for want of memory shortly before, None where not known; `again`:
-    what a person does next, "resume" or "start again"; `earlier`: a whole state before the newest.
+    what a person does next, "resume" or "start again with --restart"; `earlier`: a whole state before the newest.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)

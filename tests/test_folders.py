@@ -72,6 +72,39 @@ def test_a_part_with_a_tensor_too_few_or_too_many_is_refused(
         load(kind, more)
 
 
+@pytest.mark.parametrize(
+    ("kind", "part", "name"),
+    [
+        ("flux", "transformer", "single_transformer_blocks.0.attn.to_q.weight"),
+        ("flux", "vae", "decoder.conv_in.weight"),
+        ("flux", "text_encoder_2", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+        ("klein", "transformer", "transformer_blocks.0.attn.to_q.weight"),
+    ],
+)
+def test_a_tensor_of_another_shape_is_refused(
+    whole: dict[str, Path], tmp_path: Path, kind: str, part: str, name: str
+) -> None:
+    def halve(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = tensors[name][: len(tensors[name]) // 2].clone()
+
+    told = "a tensor" if part.startswith("text") else name  # transformers prints which, and doesn't say it
+    with pytest.raises(
+        ModelError, match=rf"{part} are not those .*: {told} has another shape; download the model again"
+    ):
+        load(kind, changed(whole[kind], tmp_path / "other", part, halve))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("flux", "tokenizer"), ("flux", "tokenizer_2"), ("klein", "tokenizer")])
+def test_a_folder_without_its_tokenizer_is_refused(
+    whole: dict[str, Path], tmp_path: Path, kind: str, name: str
+) -> None:
+    target = tmp_path / "without"
+    shutil.copytree(whole[kind], target)
+    shutil.rmtree(target / name)
+    with pytest.raises(ModelError, match=rf"{target} has no {name}: copy that folder of the model there too"):
+        load(kind, target)
+
+
 def extras(tensors: dict[str, torch.Tensor]) -> None:
     """What real folders have besides."""
     tensors["text_model.embeddings.position_ids"] = torch.zeros(1, 77, dtype=torch.long)

@@ -161,7 +161,29 @@ def test_a_config_file_of_sd_scripts() -> None:
         18,
     )
     assert config.pretrained_model_name_or_path == "/models/flux1-dev.safetensors" and config.learning_rate == "1.0"
-    assert {"network_args", "sample_prompts"} <= set(left) <= {"network_args", "sample_prompts", "optimizer_type"}
+    assert {"sample_prompts"} <= set(left) <= {"sample_prompts", "optimizer_type"} and config.train_blocks == "single"
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "left"),
+    [
+        ('optimizer_args = ["weight_decay=0.01", "betas=0.9,0.99"]', {"optimizer_args": "weight_decay=0.01 betas=0.9,0.99"}, []),
+        ("lr_warmup_steps = 0.1\nmax_train_steps = 400", {"lr_warmup_steps": 40, "max_train_steps": 400}, []),
+        ("lr_warmup_steps = 0.1\nmax_train_epochs = 4", {"max_train_epochs": 4}, ["lr_warmup_steps"]),
+        ("lr_warmup_steps = 40", {"lr_warmup_steps": 40}, []),
+        ("learning_rate = 1e-3\nunet_lr = 5e-5", {"learning_rate": "5e-05"}, []),
+        (
+            'network_args = ["train_blocks=single", "train_single_block_indices=7-12", "split_qkv=True", "loraplus_lr_ratio=4"]',
+            {"train_blocks": "single", "train_single_block_indices": "7-12"},
+            ["network_args loraplus_lr_ratio"],
+        ),
+    ],
+)  # fmt: skip
+def test_values_of_sd_scripts_in_its_own_form(line: str, wanted: dict[str, Any], left: list[str]) -> None:
+    found, without = read_config(line, ".toml")
+    resolve_config({"lora_name": "cat", **found})
+    assert {name: found.get(name) for name in wanted} == wanted and without == left
+    assert set(found) - set(wanted) <= {"base_model", "trainer", "max_train_steps"}
 
 
 def test_a_job_of_ai_toolkit() -> None:

@@ -14,7 +14,7 @@ from fluxcore.models.registry import find_model
 from fluxcore.planner import PlanError, advice, plan, verdict
 from fluxcore.planner import plan as plan_function
 from fluxcore.planner.hardware import CONTEXT_BYTES, GPUS, size_of
-from fluxcore.planner.plan import make_plan
+from fluxcore.planner.plan import make_plan, proven_advice
 from fluxcore.planner.request import batches_of, largest_sample, request_of
 from fluxcore.planner.shapes import model_files
 
@@ -232,6 +232,34 @@ def test_what_it_advises_is_enough_by_its_own_arithmetic(size: int) -> None:
     halved = {key: int(FOUND[key] * blocks) for key in ("base_bytes", "double_bytes", "single_bytes", "largest_bytes")}
     better = make_plan(flux(**changes), 20, FOUND | halved)
     assert better.fits(int(1.01 * (size << 30)))
+
+
+def test_what_is_advised_was_planned_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held in fp8 a base needs more beside it than it did: by the first plan's arithmetic too few blocks are swapped."""
+    import importlib
+
+    module = importlib.import_module("fluxcore.planner.plan")
+    asked = list[dict[str, Any]]()
+
+    def measured(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        if request["held"] == "none":
+            return FOUND
+        halved = {key: FOUND[key] // 2 for key in ("base_bytes", "double_bytes", "single_bytes")}
+        return FOUND | halved | {"train_bytes": FOUND["train_bytes"] + GIB}
+
+    monkeypatch.setattr(module, "measured", measured)
+    config = flux()
+    made = make_plan(config, 20, FOUND)
+    first, _ = advice(config, made, 12 * GIB)
+    assert not plan(flux(**first), 20, tmp_path).fits(12 * GIB)  # type: ignore[union-attr]
+    changes, enough = proven_advice(config, made, 12 * GIB, 20, tmp_path)
+    assert enough and changes["blocks_to_swap"] > first["blocks_to_swap"]
+    assert plan(flux(**changes), 20, tmp_path).fits(12 * GIB)  # type: ignore[union-attr]
+    assert f"set fp8_base=true, blocks_to_swap={changes['blocks_to_swap']}" in verdict(
+        config, made, 12 * GIB, (changes, enough)
+    )
+    assert not proven_advice(config, made, 2 * GIB, 20, tmp_path)[1], "no number of blocks would do"
 
 
 def test_a_plan_that_fits_says_so_and_when_it_is_tight() -> None:

@@ -275,6 +275,33 @@ def test_a_network_is_continued_at_the_strength_it_had(kind: str, tmp_path: Path
         continue_from(third, file, wrong, FLUX_1)
 
 
+def test_of_a_lora_that_does_not_fit_it_is_told_what_it_is(tmp_path: Path) -> None:
+    from fluxcore.training.lora_file import save_network
+
+    model, config = filled(KINDS["lora"])
+    file = tmp_path / "network.safetensors"
+    state = lora_state(model)
+    text, nothing = tmp_path / "notes.txt", tmp_path / "nothing.safetensors"
+    text.write_text("a note")
+
+    def refused(path: Path, **settings: object) -> str:
+        wanted = parse_config({**config.model_dump(), **settings})
+        other = transformer()
+        add_network(other, wanted, FLUX_1)
+        with pytest.raises(TrainingError) as error:
+            continue_from(other, path, wanted, FLUX_1)
+        return str(error.value).partition("can't be used: ")[2]
+
+    save_network(file, network_tensors(state, config, FLUX_1, torch.float32), {})
+    assert refused(file, network_dim=3) == "it has rank 4, not 3: set network_dim=4"
+    assert refused(file, train_blocks="single").startswith("it is not a lora of rank 4 on the same layers")
+    wider = {name: value.repeat(1, 2) if ".lora_A." in name else value.repeat(2, 1) for name, value in state.items()}
+    save_network(file, network_tensors(wider, config, FLUX_1, torch.float32), {})
+    assert refused(file).startswith("its layers have other widths, so it is another base model's: set base_model")
+    assert refused(nothing) == "there is no such file" and refused(tmp_path) == "it is a folder"
+    assert refused(text).startswith("is cut short or no safetensors file")
+
+
 @pytest.mark.parametrize("others", ["rank", "family"])
 def test_of_a_lora_that_does_not_fit_both_base_models_are_named(others: str, tmp_path: Path) -> None:
     from fluxcore.training.lora_file import save_network

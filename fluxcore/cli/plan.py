@@ -33,7 +33,7 @@ def plan(
     """What a training needs of GPU memory, disk and time, and what to change where it does not fit (then exit 1)."""
     from fluxcore.planner.hardware import GPUS, UTILISATION, size_of
     from fluxcore.planner.plan import plan as make
-    from fluxcore.planner.plan import verdict
+    from fluxcore.planner.plan import proven_advice, verdict
 
     root = outputs_folder(outputs)
     if published:
@@ -43,7 +43,8 @@ def plan(
     made = make(run, count, root)
     assert made is not None
     room = int(gpu_gib * 2**30) if gpu_gib else size_of(run.vram)
-    says = verdict(run, made, room)
+    advised = None if made.fits(room) else proven_advice(run, made, room, count, root)
+    says = verdict(run, made, room, advised)
     if run.trainer != "fluxgym":
         note(f"this is what FluxGym's own trainer would need; {run.trainer} manages its memory by itself")
     if json:

@@ -66,6 +66,8 @@ KEPT = (
     "save_last_n_steps_state",
 )  # fmt: skip
 """Settings that mean there what they mean here."""
+_NETWORK_ARGS = ("train_blocks", "train_double_block_indices", "train_single_block_indices")
+"""Those that sd-scripts takes within `network_args`."""
 
 
 def from_kohya(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -82,13 +84,22 @@ def from_kohya(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         name = GUI_NAMES.get(given, given) if gui else given
         if given in ("LoRA_type", "flux1_checkbox", "epoch"):
             continue
+        if name == "network_args":
+            found |= _network_args(value, left)
+            continue
+        if name == "lr_warmup_steps" and isinstance(value, float) and 0 < value < 1:  # there a share of all steps
+            steps = flat.get("max_train_steps")
+            if not steps or flat.get("max_train_epochs"):
+                left.append(given)
+                continue
+            value = round(value * steps)
         taken = _kohya_value(name, value)
         if taken is not None:
             found |= taken
         elif not _asks_for_nothing(name, value):
             left.append(given)
     found.setdefault("base_model", "flux-dev")
-    if gui and flat.get("unet_lr"):  # the GUI's own rule: what trains here is the transformer alone
+    if flat.get("unet_lr"):  # the rule of both: what trains here is the transformer alone
         found["learning_rate"] = str(flat["unet_lr"])
         left = [name for name in left if name != "unet_lr"]
     found.pop("max_train_epochs", None)
@@ -119,8 +130,22 @@ def _kohya_value(name: str, value: Any) -> dict[str, Any] | None:
             return {}
         if isinstance(value, str) and (WINDOWS.match(value) or (name == "sample_prompts" and value.endswith(".txt"))):
             return None  # a file of another machine
+        if name == "optimizer_args" and isinstance(value, list):
+            value = " ".join(map(str, value))
         return {name: str(value) if name == "learning_rate" else value}
     return None
+
+
+def _network_args(value: Any, left: Left) -> dict[str, Any]:
+    """The settings among sd-scripts' `network_args` ("train_blocks=single"); the others join the names left out."""
+    found: dict[str, Any] = {}
+    for given in value if isinstance(value, list) else str(value).split():
+        name, _, said = str(given).partition("=")
+        if name in _NETWORK_ARGS:
+            found[name] = said
+        elif name != "split_qkv":  # only how its file is laid out: here q, k and v always have their own
+            left.append(f"network_args {name}")
+    return found
 
 
 def _asks_for_nothing(name: str, value: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from fluxcore.runs.checkpoints import safetensors_problem
 
 from .errors import DownloadError, ModelError
+from .tokenizers import is_tokenizer
 
 _NOT_NEEDED = re.compile(
     # Counted or derived, not learned; older versions of the libraries wrote them into the files.
@@ -25,6 +27,7 @@ _NOT_NEEDED = re.compile(
     # What the models say beside what is read here; a text encoder may come with it or, as ComfyUI's Qwen3, without.
     r"|lm_head\.weight|text_projection\.weight|logit_scale"
 )
+_MISSHAPEN = re.compile(r"(\S+) expected shape")
 _TWICE = re.compile(r"shared\.weight|encoder\.embed_tokens\.weight")
 """One tensor of T5's under two names: a file has either, which transformers knows, or both."""
 
@@ -36,6 +39,12 @@ def load_folder(
 
     Raises ModelError or DownloadError with what to do.
     """
+    names = [name for name in signature(pipeline).parameters if name.startswith("tokenizer") and name not in without]
+    if lacking := [name for name in names if not is_tokenizer(folder / name)]:
+        raise ModelError(
+            f"the base model at {folder} has no {' and no '.join(lacking)}: copy that folder of the model there too, "
+            "or name another one in base_model"
+        )
     try:
         loaded = {name: _part(kind, folder / name, dtype) for name, kind in parts.items() if name not in without}
         return pipeline.from_pretrained(
@@ -67,20 +76,30 @@ def damaged_file(folder: Path) -> Path | None:
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """One part in `dtype`. Raises ModelError where its files lack tensors or have others; the libraries' own errors."""
     precision = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
-    model, found = kind.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **precision
-    )
+    try:
+        model, found = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **precision
+        )
+    except (ValueError, RuntimeError) as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        name = _MISSHAPEN.search(str(error))
+        raise _not_those(folder, f"{name[1] if name else 'a tensor'} has another shape") from None
     told = []
     if missing := _needed(found["missing_keys"]):
         told.append(f"they lack {missing}")
     if left_over := _needed(name for name in found["unexpected_keys"] if not _TWICE.fullmatch(name)):
         told.append(f"they have {left_over} that they should not have")
     if told:
-        raise ModelError(
-            f"the files in {folder} are not those of its config.json: {', and '.join(told)}; download the model again, "
-            "or name another one in base_model"
-        )
+        raise _not_those(folder, ", and ".join(told))
     return model
+
+
+def _not_those(folder: Path, told: str) -> ModelError:
+    return ModelError(
+        f"the files in {folder} are not those of its config.json: {told}; download the model again, or name another "
+        "one in base_model"
+    )
 
 
 def _needed(names: Iterable[str]) -> str:

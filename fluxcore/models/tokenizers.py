@@ -75,6 +75,11 @@ def find_qwen_tokenizer(given: str, beside: Path) -> Path:
     )
 
 
+def is_tokenizer(folder: Path) -> bool:
+    """Whether the folder has all files of a tokenizer of any of these kinds."""
+    return _first([folder], (*_CLIP_FILES, *_T5_FILES)) is not None
+
+
 def _places(folder: Path, name: str, repo: str) -> list[Path]:
     return [folder / name, folder / _folder_name(repo)]
 

@@ -35,6 +35,7 @@ MEASURE = 3
 """Raised whenever measure.py gives other numbers for the same request."""
 
 SECONDS = 600
+MOST_TRIES = 4
 OPTIMIZER_BYTES = {
     "adamw": 8.0,
     "adamw8bit": 2.0,
@@ -205,15 +206,18 @@ def make_plan(config: RunConfig, pictures: int, found: dict[str, Any]) -> Plan:
     )
 
 
-def verdict(config: RunConfig, made: Plan, size: int) -> str:
-    """Whether it fits a GPU of `size` bytes, and what to change where it does not: a sentence."""
+def verdict(config: RunConfig, made: Plan, size: int, advised: tuple[dict[str, Any], bool] | None = None) -> str:
+    """Whether it fits a GPU of `size` bytes, and what to change where it does not: a sentence.
+
+    `advised`: what `proven_advice` found; without it `advice` is taken.
+    """
     peak = made.peak
     need = f"it needs {gib(peak.total)} at its peak ({peak.name}), the GPU has {gib(size)}"
     if made.fits(size):
         tight = "; that is tight, because PyTorch would rather take {} and the libraries' workspaces are not in it"
         most = max(phase.shown for phase in made.phases)
         return f"fits: {need}{tight.format(gib(most)) if most > size or peak.total > 0.93 * size else ''}"
-    changes, enough = advice(config, made, size)
+    changes, enough = advised or advice(config, made, size)
     if not changes:
         return f"does not fit: {need}, and no setting would help"
     words = ", ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
@@ -238,6 +242,28 @@ def advice(config: RunConfig, made: Plan, size: int) -> tuple[dict[str, Any], bo
     if "sample" in by_name and by_name["sample"].total > size and "blocks_to_swap" not in changes:
         changes["sample_every_n_steps"] = 0
     return changes, enough
+
+
+def proven_advice(
+    config: RunConfig, made: Plan, size: int, pictures: int, outputs: Path
+) -> tuple[dict[str, Any], bool]:
+    """The same, planned with these settings and mended until that fits: seconds for each plan."""
+    from fluxcore.config import ConfigError, parse_config
+
+    changes, enough = advice(config, made, size)
+    for _ in range(MOST_TRIES):
+        try:
+            changed = parse_config({**config.model_dump(), **changes})
+        except ConfigError:  # another setting forbids it
+            return changes, False
+        planned = plan(changed, pictures, outputs) if changes else None
+        if planned is None or planned.fits(size):
+            return changes, enough
+        more, enough = advice(changed, planned, size)
+        if not more:
+            return changes, False
+        changes |= more
+    return changes, False
 
 
 def _train_advice(config: RunConfig, made: Plan, over: int) -> tuple[dict[str, Any], bool]:

@@ -146,19 +146,34 @@ def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, f
             if config.use_dora and family.key_names == "flux2":
                 alphas = {name.partition(".lora_B.")[0]: float(config.network_dim) for name in theirs}
     except (OSError, ValueError, SafetensorError) as error:
-        raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {error}{base}") from None
-    if {name: value.shape for name, value in theirs.items()} != {name: value.shape for name, value in ours.items()}:
-        raise TrainingError(
-            Exit.BAD_CONFIG,
-            f"network_weights {path.name} can't be used: it is not a {config.network_algo} of rank "
-            f"{config.network_dim} on the same layers: set network_dim, network_algo, use_dora and the layers as they "
-            f"were{base}",
-        )
+        said = str(error).removeprefix(f"{path} ")
+        if isinstance(error, OSError):
+            said = "it is a folder" if path.is_dir() else "there is no such file" if not path.exists() else said
+        raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {said}{base}") from None
+    if misfit := _misfit(theirs, ours, config):
+        raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path.name} can't be used: {misfit}{base}")
     for name in theirs:
         module, is_up, _ = name.partition(".lora_B.")
         if is_up and module in alphas:  # their scale is alpha / rank of their own; the adapter's is the config's
             theirs[name] = theirs[name].float() * (alphas[module] / effective_alpha(config))
     set_peft_model_state_dict(transformer, theirs)
+
+
+def _misfit(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor], config: RunConfig) -> str:
+    """Why an adapter's tensors can't become ours, and what to do; "" where they can."""
+    if {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in ours.items()}:
+        return ""
+    ranks = {value.shape[0] for name, value in theirs.items() if name.endswith(".lora_A.weight")}
+    if set(theirs) == set(ours) and ranks:
+        widths = [value.shape[1] for name, value in ours.items() if name.endswith(".lora_A.weight")]
+        if widths != [theirs[name].shape[1] for name in ours if name.endswith(".lora_A.weight")]:
+            return "its layers have other widths, so it is another base model's: set base_model to the one it is of"
+        if ranks != {config.network_dim}:
+            return f"it has rank {min(ranks)}, not {config.network_dim}: set network_dim={min(ranks)}"
+    return (
+        f"it is not a {config.network_algo} of rank {config.network_dim} on the same layers: set network_dim, "
+        "network_algo, use_dora and the layers as they were"
+    )
 
 
 def _other_base(path: Path, config: RunConfig) -> str:
