@@ -70,6 +70,9 @@ def test_convert_says_what_is_wrong(capsys, tmp_path):
         answer = call(capsys, "convert", source, out, "--to", to)
         assert answer.code == 64 and answer.line
     assert not out.exists()
+    for target, why in ((tmp_path, "it is a folder"), (tmp_path / "no" / "out.safetensors", "its folder is not there")):
+        answer = call(capsys, "convert", bad, target, "--to", "diffusers")
+        assert answer.code == 64 and f"can't be written: {why}; name another file" in answer.line
 
 
 def test_convert_there_and_back(capsys, tmp_path):

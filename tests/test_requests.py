@@ -133,3 +133,22 @@ def test_a_checkpoint_that_the_log_does_not_know_and_another_algo_are_the_traine
     asked = [event.data["resume_from"] for event in world.events("cat") if event.type == "run.requested"]
     assert asked == [None, unknown, "latest"]
     assert world.state("cat").config["network_dim"] == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"max_train_steps": 1000}, "max_train_steps"), ({"max_train_epochs": 1}, "max_train_epochs")],
+)
+def test_what_has_to_be_raised_where_no_steps_are_left_is_named(
+    tmp_path: Path, settings: dict[str, int], named: str
+) -> None:
+    world = World(tmp_path)
+    world.start("cat", auto_resume=0, num_repeats=1, **settings)
+    pictures(world.outputs / "cat" / "dataset")
+    world.train("cat", 1, 3)
+    saved = world.checkpoint("cat", 1000)
+    world.trainer("cat").exit(1)
+    world.turns()
+    with pytest.raises(RunError) as refused:
+        request_resume(world.outputs, "cat", "cli", settings={"seed": "5"})
+    assert str(refused.value) == f"cat has no steps left after {saved} (step 1000); raise {named}"

@@ -70,6 +70,9 @@ def convert(
     """A LoRA file with the key names of another program, exactly."""
     if to not in FORMATS:
         raise UserError(f"--to takes {', '.join(FORMATS)}, not {to!r}")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        why = "it is a folder" if target.is_dir() else "its folder is not there"
+        raise UserError(f"{target} can't be written: {why}; name another file")
     from fluxcore.training.lora_file import convert_lora
 
     try:

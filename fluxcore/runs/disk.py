@@ -146,8 +146,8 @@ def start_problem(name: str, needs: DiskNeeds, free: int) -> tuple[bool, str]:
     what = f"{name} needs about {gib(wanted)} on the disk, {gib(free)} are free"
     if wanted > free:
         return False, (
-            f"{what}; make room (fluxgym prune), or keep fewer states (save_every_n_epochs, save_last_n_epochs_state), "
-            "then ask again"
+            f"{what}; make room (fluxgym prune), or keep fewer states (save_every_n_epochs and "
+            "save_last_n_epochs_state, or the same of steps), then ask again"
         )
     if wanted * MARGIN + needs.next_save > free:
         return True, f"{what}: that is tight; if it gets less, the training is stopped before the disk is full"

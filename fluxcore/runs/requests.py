@@ -132,7 +132,8 @@ def request_resume(
         if not chosen.complete:
             raise RunError(f"the checkpoint {wanted!r} is incomplete ({chosen.problem}); choose another one")
     if chosen.step is not None and state.total_steps and chosen.step >= _planned(folder, config):
-        raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise its epochs or steps")
+        decides = "max_train_steps" if config.max_train_steps else "max_train_epochs"  # steps win over epochs
+        raise RunError(f"{name} has no steps left after {chosen.name} (step {chosen.step}); raise {decides}")
     _refuse_other_rank(folder, state, chosen, config, from_state)
     _refuse_empty(folder, config)
     check_trainer(config)
