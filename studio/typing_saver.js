@@ -108,6 +108,14 @@ function begin() {
     if (leaves && isText(field) && field.closest(LEFT)) commit(field)
   }, true)
 
+  // A tag that was typed and not yet added would be gone with a click elsewhere.
+  document.addEventListener("pointerdown", ({ target }) => {
+    const field = document.activeElement, text = field?.value?.trim()
+    if (!text || target.closest?.('[role="listbox"]') || !field.closest(".st-key-about-tags")) return
+    const offered = [...document.querySelectorAll('[role="option"]')]
+    offered.find(one => [text, `Add: ${text}`].includes(one.textContent.trim()))?.click()
+  }, true)
+
   // Tab leads from field to field; the explanations between them are reached backwards.
   function onToTheNextField(event) {
     const field = document.activeElement

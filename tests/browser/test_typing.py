@@ -76,6 +76,10 @@ def test_a_dialog_keeps_what_was_typed_however_it_is_left(make_gym, tmp_path):
     tags.press("Enter")
     wait_until(lambda: load_run(outputs, "cat")[1].tags == ["tabby"], 20)
     assert dialog.get_by_label("Note").input_value() == "half a note"
+    tags.press_sequentially("ta")
+    page.get_by_role("option", name="Add: ta").wait_for()
+    dialog.get_by_label("Note").click()  # what was typed is added, not the tag that is like it
+    wait_until(lambda: load_run(outputs, "cat")[1].tags == ["tabby", "ta"], 20)
     dialog.get_by_role("button", name="Done").click()
     dialog.wait_for(state="detached")
 
