@@ -110,8 +110,10 @@ function begin() {
 
   // A tag that was typed and not yet added would be gone with a click elsewhere.
   document.addEventListener("pointerdown", ({ target }) => {
-    const field = document.activeElement, text = field?.value?.trim()
-    if (!text || target.closest?.('[role="listbox"]') || !field.closest(".st-key-about-tags")) return
+    const field = document.activeElement
+    if (!field?.closest(".st-key-about-tags") || !isText(field) || target.closest?.('[role="listbox"]')) return
+    const text = field.value.trim()
+    if (!text) return
     const offered = [...document.querySelectorAll('[role="option"]')]
     offered.find(one => [text, `Add: ${text}`].includes(one.textContent.trim()))?.click()
   }, true)

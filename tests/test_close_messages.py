@@ -93,5 +93,6 @@ def test_a_field_left_by_a_link_is_kept_whichever_of_the_two_is_told_first(tab: 
             say()
         tab.read_to_the_end("runs")
         wait_until(lambda wanted=name: kept(outputs, "lora_name") == wanted, 20)
+        assert kept(outputs, "concept_sentence") == "d0g", f"turn {turn}"
         tab.send()
         tab.read_to_the_end()

@@ -10,6 +10,7 @@ import pytest
 from fluxcore.config import defaults
 from fluxcore.runs.auto_resume import RESUMABLE_REASONS
 from fluxcore.runs.exits import FAILED, REASONS
+from runner.attempts import again
 from runner.endings import HINTS, explain
 from runner.executor import Exit
 from runner.hints import XIDS, Facts, lower_rate
@@ -361,3 +362,8 @@ def test_a_lower_rate_is_written_as_people_write_it(rate, lower):
 @pytest.mark.parametrize("reason", sorted(RESUMABLE_REASONS))
 def test_a_hint_that_it_resumes_by_itself_may_follow_does_not_tell_to_resume(reason: str) -> None:
     assert "{again}" not in HINTS[reason] and "resume" not in HINTS[reason]
+
+
+def test_where_nothing_was_saved_the_word_that_a_start_takes_is_told() -> None:
+    assert again({"resume_checkpoint": None}) == "start again with --restart", "a start without it is refused"
+    assert again({"resume_checkpoint": "cat-000004-state"}) == "resume"

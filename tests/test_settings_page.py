@@ -12,6 +12,7 @@ from fluxcore.alerts import add_target, load_targets
 from fluxcore.errors import UserError
 from fluxcore.models import hub_token
 from fluxcore.runs import RunError, read_installation
+from fluxcore.runs.installation import save_defaults
 from fluxcore.runs.trash import empty_trash, list_trash, restore_run, trash_run
 from studio import diagnostics
 from studio.drafts import Draft
@@ -47,6 +48,12 @@ def test_new_drafts_begin_with_the_defaults_that_were_saved(outputs):
     assert (draft.values["stall_seconds"], draft.values["enable_monitoring"]) == (900, False)
     draft.edit({"lora_name": "cat", "vram": "12G"})
     assert Draft(outputs, draft.id).values["stall_seconds"] == 900 and "stall_seconds" not in draft.touched
+
+
+def test_a_default_that_ends_healthy_runs_is_told(outputs):
+    for seconds in (900, 3):
+        save_defaults(outputs, "app", {"stall_seconds": seconds})
+        assert ("may be taken for a stall" in text(open_page("settings"))) is (seconds == 3)
 
 
 def test_defaults_that_cannot_be_are_refused(outputs):

@@ -19,6 +19,7 @@ from fluxcore.models.loading import load_pipeline
 from fluxcore.models.registry import find_model
 from fluxcore.training.failures import Exit, TrainingError
 from fluxcore.training.lora_keys import detect_format
+from fluxcore.training.lora_layers import LeanLoraLinear
 from fluxcore.training.network import add_network, continue_from, network_tensors
 from fluxcore.training.noise_levels import draw_sigmas
 from fluxcore.training.objective import sample_losses, sigma_weights
@@ -279,6 +280,7 @@ def test_of_a_lora_that_does_not_fit_it_is_told_what_it_is(tmp_path: Path) -> No
     from fluxcore.training.lora_file import save_network
 
     model, config = filled(KINDS["lora"])
+    assert any(isinstance(layer, LeanLoraLinear) for layer in model.modules()), "peft's own layers take longer"
     file = tmp_path / "network.safetensors"
     state = lora_state(model)
     text, nothing = tmp_path / "notes.txt", tmp_path / "nothing.safetensors"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def content_problem(folder: Path) -> str:
     for name, (_, sha256) in read_about(folder).files.items():
         at = (folder / name).stat().st_mtime_ns
         if file_hash(folder / name) != sha256:
-            (folder / DAMAGED_FILE).write_text(json.dumps({"name": name, "at": at}))
+            with suppress(OSError):  # a full disk hides no damage
+                (folder / DAMAGED_FILE).write_text(json.dumps({"name": name, "at": at}))
             return _not_as_written(name)
     return ""
 

@@ -21,6 +21,7 @@ class LeanLoraLinear(Linear):
     """
 
     def forward(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
+        """`x` (…, in_features) → (…, out_features), in the frozen layer's precision."""
         adapters = self.active_adapters
         if (
             given

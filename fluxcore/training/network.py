@@ -168,7 +168,7 @@ def _misfit(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor]
         widths = [value.shape[1] for name, value in ours.items() if name.endswith(".lora_A.weight")]
         if widths != [theirs[name].shape[1] for name in ours if name.endswith(".lora_A.weight")]:
             return "its layers have other widths, so it is another base model's: set base_model to the one it is of"
-        if ranks != {config.network_dim}:
+        if len(ranks) == 1 and ranks != {config.network_dim}:
             return f"it has rank {min(ranks)}, not {config.network_dim}: set network_dim={min(ranks)}"
     return (
         f"it is not a {config.network_algo} of rank {config.network_dim} on the same layers: set network_dim, "
