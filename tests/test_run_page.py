@@ -244,9 +244,10 @@ def test_large_goes_through_steps_and_prompts(ended):
     app = tab("samples")
     app.button(key="samples-large").click().run()
     assert "step **30**" in text(app) and app.button(key="large-right").disabled, "there is none later"
-    while not app.button(key="large-left").disabled:
-        app.button(key="large-left").click().run()
-    assert "step **0**" in text(app) and not app.button(key="large-right").disabled
+    assert not app.button(key="large-left").disabled
+    app.button(key="large-left").click().run()
+    assert "step **0**" in text(app) and app.button(key="large-left").disabled
+    assert not app.button(key="large-right").disabled
     app.button(key="large-next").click().run()
     assert "grinning cat" in text(app)
 
