@@ -194,28 +194,32 @@ def test_diffusers_draws_the_trainers_own_sample_with_the_converted_lora(finishe
     from fluxcore.models.registry import find_model
     from fluxcore.training.lora_file import convert_lora
 
-    converted = tmp_path / "whole-diffusers.safetensors"
+    converted, of_peft = (tmp_path / f"whole-{form}.safetensors" for form in ("diffusers", "peft"))
     convert_lora(finished.final_weights, converted, "diffusers")
+    convert_lora(converted, of_peft, "peft")
     path = find_model("flux-mini").path
     assert path is not None
     pipeline = load_pipeline(path)
-    pipeline.load_lora_weights(str(tmp_path), weight_name=converted.name)
-    drawn = pipeline(
-        "r1so, red apple", width=64, height=64, num_inference_steps=20, guidance_scale=3.5, max_sequence_length=64,
-        generator=torch.Generator().manual_seed(5),
-    ).images[0]  # fmt: skip
+
+    def draw() -> np.ndarray:
+        image = pipeline(
+            "r1so, red apple", width=64, height=64, num_inference_steps=20, guidance_scale=3.5, max_sequence_length=64,
+            generator=torch.Generator().manual_seed(5),
+        ).images[0]  # fmt: skip
+        return np.asarray(image, dtype=int)
+
     sample = next(
         event.data for event in read_events(finished.path)
         if event.type == "sample.saved" and event.data["step"] == 6 and event.data["index"] == 0
     )  # fmt: skip
     ours = np.asarray(Image.open(finished.path / sample["path"]).convert("RGB"), dtype=int)
-    assert np.abs(ours - np.asarray(drawn, dtype=int)).max() <= 2
+    pipeline.load_lora_weights(str(tmp_path), weight_name=converted.name)
+    drawn = draw()
+    assert np.abs(ours - drawn).max() <= 2
     pipeline.unload_lora_weights()
-    bare = pipeline(
-        "r1so, red apple", width=64, height=64, num_inference_steps=20, guidance_scale=3.5, max_sequence_length=64,
-        generator=torch.Generator().manual_seed(5),
-    ).images[0]  # fmt: skip
-    assert np.abs(ours - np.asarray(bare, dtype=int)).max() > 2  # the LoRA does something
+    assert np.abs(ours - draw()).max() > 2  # the LoRA does something
+    pipeline.transformer.load_lora_adapter(str(of_peft), prefix=None)
+    assert np.abs(drawn - draw()).max() <= 1
 
 
 KILLS = {"uninterrupted": [], "one-kill": [12], "two-kills": [7, 18]}

@@ -119,16 +119,23 @@ not taken over as it was is said in `resume.adapted`.
 | LoKr, LoHa | LyCORIS' keys on diffusers' layers, as SimpleTuner's | ComfyUI by its rules, not tried there |
 
 `./fluxgym convert IN OUT --to sd-scripts`, `diffusers`, `peft` or `comfyui` gives a LoRA any of these names, exactly,
-and back again. The file's metadata have sd-scripts' `ss_…` keys and ModelSpec's: trigger word, tags and how often each
-stands in the captions, the base model's licence, hashes of the weights, and the newest sample of the first prompt as a
-thumbnail (drawn before the file was written, so not without `sample_every_n_steps`).
+and back again. diffusers' names are for its pipelines' `load_lora_weights`, peft's for a transformer's
+`load_lora_adapter(FILE, prefix=None)` and for peft itself. That loader takes no `.alpha` tensor, so under peft's names
+the scale is in the weights wherever that is exact: alpha / rank a power of two, as it is by default. Else it stands in
+the file as peft's configuration, and `convert` says how that is read. What a PeftModel saved is read with the
+adapter_config.json beside it.
+
+The file's metadata have sd-scripts' `ss_…` keys and ModelSpec's: trigger word, tags and how often each stands in the
+captions, the base model's licence, hashes of the weights, and the newest sample of the first prompt as a thumbnail
+(drawn before the file was written, so not without `sample_every_n_steps`).
 
 A LoRA of FLUX.2 klein has the same forms; `convert` tells the two apart by names and shapes. sd-scripts' form is here
 that of kohya's musubi-tuner, since sd-scripts train no FLUX.2; ComfyUI (by its rules, not tried there) and diffusers'
 klein pipeline (tried) read it. diffusers takes no `.alpha` for FLUX.2, so under its names the scale is in the weights:
-exactly where alpha / rank is a power of two, as it is by default, else rounded once to `save_precision`. ComfyUI's form
-is not read by diffusers. A DoRA and a LoKr of klein open in that pipeline as well, a LoHa does not. Klein has been
-trained on tiny random models only ([models](models.md)).
+exactly where alpha / rank is a power of two, as it is by default, else rounded once to `save_precision` (a file that
+`convert` writes has it in peft's configuration then, and nothing is rounded). ComfyUI's form is not read by diffusers.
+A DoRA and a LoKr of klein open in that pipeline as well, a LoHa does not. Klein has been trained on tiny random models
+only ([models](models.md)).
 """
 
 

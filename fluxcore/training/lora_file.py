@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fluxcore.atomic import write_atomic
-from fluxcore.training.lora_keys import TO_FORMAT, LoraFormat, LoraFormatError, detect_format
+from fluxcore.training import adapter_metadata
+from fluxcore.training.lora_keys import TO_FORMAT, LoraFormat, LoraFormatError, detect_format, to_peft_file
 from fluxcore.training.lora_names import KLEIN, Names, names_of
 
 
@@ -32,15 +31,22 @@ def implementation(form: LoraFormat, klein: bool) -> str:
     return f"https://github.com/black-forest-labs/flux{'2' if klein else ''}"
 
 
-# diffusers' `save_lora_weights` puts peft's configuration here, as JSON; the alphas are in it.
-_ADAPTER_METADATA = "lora_adapter_metadata"
+_NOT_IN_UPS = (
+    "its scale (alpha / rank) can't be put into the matrices without rounding them, so it is in the file's metadata, "
+    "which diffusers reads only when told the file's name: load_lora_adapter(FOLDER, weight_name=FILE, prefix=None)"
+)
+
+
+_PEFT_MODEL = "base_model.model."
+"""In front of peft's names where a PeftModel saved them."""
 
 
 def read_lora(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A LoRA's tensors (on the CPU, in the file's dtypes) and its metadata, `{}` where it has none.
 
-    Alphas that the file has in diffusers' `lora_adapter_metadata` come back as `.alpha` tensors (float32, 0-d), and
-    that entry is left out: the tensors alone say what the LoRA adds. Raises LoraFormatError where the file is cut
+    Alphas that the file has in its metadata or its ups (`adapter_metadata.py`) come back as `.alpha` tensors, and those
+    entries are left out: the tensors alone say what the LoRA adds. So do those of the adapter_config.json beside what a
+    PeftModel saved. Raises LoraFormatError where the file is cut
     short, no safetensors file or no FLUX LoRA (before any tensor is read), OSError where it can't be opened.
     """
     with open(path, "rb"):  # a missing file or a folder: Python's own error names it
@@ -54,15 +60,26 @@ def read_lora(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
         raise LoraFormatError(f"{path} is cut short or no safetensors file ({error}). Copy it here again.") from error
     except LoraFormatError as error:
         raise LoraFormatError(f"{path}: {error}") from error
-    adapter = metadata.pop(_ADAPTER_METADATA, None)
-    if adapter is not None and kind in (
-        "diffusers",
-        "peft",
-    ):  # sd-scripts' names have an `.alpha` each, all readers take that
-        if any(key.endswith(".alpha") for key in tensors):
-            raise LoraFormatError(f"{path} has its alphas twice, as tensors and as {_ADAPTER_METADATA}.")
-        tensors.update(_adapter_alphas(tensors, adapter))
-    return tensors, metadata
+    said = metadata.pop(adapter_metadata.CONFIG, None), metadata.pop(adapter_metadata.IN_UPS, None)
+    if all(key.startswith(_PEFT_MODEL) for key in tensors):
+        tensors = {key.removeprefix(_PEFT_MODEL): tensor for key, tensor in tensors.items()}
+        said = _beside(Path(path)), None
+    if kind not in ("diffusers", "peft"):  # the others have an `.alpha` each, which all readers take
+        return tensors, metadata
+    try:
+        return adapter_metadata.with_alphas(tensors, *said), metadata
+    except LoraFormatError as error:
+        raise LoraFormatError(f"{path}: {error}") from error
+
+
+def _beside(path: Path) -> str:
+    """The adapter_config.json that peft saves beside a PeftModel's weights."""
+    try:
+        return (path.parent / "adapter_config.json").read_text()
+    except (OSError, UnicodeDecodeError):
+        raise LoraFormatError(
+            f"{path} is a PeftModel's, whose alphas are in adapter_config.json, which can't be read. Put it beside it."
+        ) from None
 
 
 def save_lora(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -91,13 +108,21 @@ def save_network(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
     write_atomic(Path(path), (len(text).to_bytes(8, "little"), text, blob[start:]))
 
 
-def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[str], to: LoraFormat) -> LoraFormat:
+def convert_lora(
+    in_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    to: LoraFormat,
+    note: Callable[[str], None] = lambda text: None,
+) -> LoraFormat:
     """Write the LoRA of `in_path` to `out_path` with another family of names, exactly; gives the format it found.
 
-    A file that already has the names of `to` is copied byte for byte. Metadata is kept; what would be untrue
-    afterwards (hashes, `modelspec.implementation`, `lora_adapter_metadata`) is made anew or left out. An `out_path`
-    that exists is replaced, and only once the new file is whole. Raises LoraFormatError for what can't be converted
-    (see TO_FORMAT's functions), ValueError for another `to` or where both paths are one file, OSError.
+    A file that already has the names of `to` is copied byte for byte (not under peft's, which say alpha in several
+    ways). Metadata is kept; what would be untrue afterwards (hashes, `modelspec.implementation`,
+    `lora_adapter_metadata`) is made anew or left out. An `out_path` that exists is replaced, and only once the new file
+    is whole. Where readers take no `.alpha` tensors (peft's names, klein under diffusers'), the scale goes into the ups
+    as far as that is exact (`adapter_metadata.py`); `note` is told what to mind where it isn't. Raises LoraFormatError
+    for what can't be converted (see TO_FORMAT's functions), ValueError for another `to` or where both paths are one
+    file, OSError.
     """
     if to not in get_args(LoraFormat):
         raise ValueError(f"a LoRA converts to {' or '.join(get_args(LoraFormat))}, not to {to!r}")
@@ -107,12 +132,20 @@ def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[st
         raise ValueError(f"{in_path} and {out_path} are one file: convert into another one")
     tensors, metadata = read_lora(in_path)
     found = detect_format(tensors)
-    if found == to:
+    if found == to != "peft":
         write_atomic(Path(out_path), Path(in_path).read_bytes())
         return found
     try:
         names = _names(tensors, metadata)
-        converted = TO_FORMAT[to](tensors, None, names)
+        if to == "peft" or (to == "diffusers" and names is KLEIN):
+            prefix = "" if to == "peft" else "transformer."
+            of_peft = {f"{prefix}{key}": tensor for key, tensor in to_peft_file(tensors, None, names).items()}
+            converted, alphas, in_ups = adapter_metadata.without_alphas(of_peft, prefix)
+            metadata |= alphas
+            if not in_ups and to == "peft":
+                note(_NOT_IN_UPS)
+        else:
+            converted = TO_FORMAT[to](tensors, None, names)
     except LoraFormatError as error:
         raise LoraFormatError(f"{in_path}: {error}") from error
     if "modelspec.implementation" in metadata:
@@ -125,45 +158,6 @@ def _names(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Names:
     """Whose LoRA it is: by its tensors, or where these fit both models by what the file says."""
     said = (metadata.get("modelspec.architecture", ""), metadata.get("ss_base_model_version", ""))
     return KLEIN if said[0].startswith("flux-2") or said[1].startswith("flux2") else names_of(tensors)
-
-
-def _adapter_alphas(tensors: Mapping[str, Tensor], adapter: str) -> dict[str, Tensor]:
-    """`.alpha` tensors out of diffusers' `lora_adapter_metadata`: a peft LoraConfig, its keys behind `transformer.`."""
-    try:
-        config = json.loads(adapter)
-    except json.JSONDecodeError:
-        config = None
-    if not isinstance(config, dict):
-        raise LoraFormatError(f"its {_ADAPTER_METADATA} is no JSON object, so its alphas are not known.")
-    alphas: dict[str, Tensor] = {}
-    for key in tensors:
-        name = key.removesuffix(".lora_A.weight")
-        if name == key:
-            continue
-        component = next((c for c in ("transformer.", "text_encoder.") if name.startswith(c)), "")
-        settings = {k.removeprefix(component): v for k, v in config.items() if k.startswith(component)}
-        try:
-            alpha = _peft_alpha(name.removeprefix(component), len(tensors[key]), settings)
-        except LoraFormatError:
-            raise
-        except (TypeError, ValueError, re.error) as error:
-            raise LoraFormatError(f"its {_ADAPTER_METADATA} gives no alpha for {name}: {error}") from error
-        alphas[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
-    return alphas
-
-
-def _peft_alpha(module: str, rank: int, settings: Mapping[str, Any]) -> float:
-    patterns = dict(settings.get("alpha_pattern") or {})
-    # peft takes the first pattern that matches at the end of a module's name.
-    pattern = next((p for p in patterns if re.match(rf"(.*\.)?({p})$", module)), None)
-    alpha = float(settings.get("lora_alpha", rank) if pattern is None else patterns[pattern])
-    if not settings.get("use_rslora"):
-        return alpha
-    if math.isqrt(rank) ** 2 != rank:
-        raise LoraFormatError(
-            f"{module} has use_rslora with rank {rank}: a scale of alpha / √{rank}, for which no other alpha is exact."
-        )
-    return alpha * math.isqrt(rank)
 
 
 def _with_hashes(metadata: Mapping[str, str], sha256: str) -> dict[str, str]:

@@ -32,6 +32,11 @@ class LoraFormatError(ValueError):
     """The tensors or the file are no LoRA that can be read or converted; the message says what to do."""
 
 
+def alpha_tensor(alpha: float, dtypes: Sequence[torch.dtype]) -> Tensor:
+    """A 0-d tensor of the first dtype that holds `alpha` exactly; the last one is float64 and holds every float."""
+    return next(t for t in (torch.tensor(alpha, dtype=dtype) for dtype in dtypes) if t.item() == alpha)
+
+
 @dataclass(frozen=True)
 class LoraModule:
     """One low-rank pair: it adds `alpha / rank * up @ down` to a linear layer's weight.

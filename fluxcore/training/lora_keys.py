@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, fuse, split_fused
+from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, alpha_tensor, fuse, split_fused
 from fluxcore.training.lora_names import FLUX_1, KLEIN, Names, names_of
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "to_comfyui",
     "to_diffusers",
     "to_peft",
+    "to_peft_file",
     "to_sd_scripts",
 ]
 
@@ -113,7 +114,7 @@ def to_sd_scripts(
             module = _swapped(paths[0], parts[0])
         out[f"{name}.lora_down.weight"] = module.down
         out[f"{name}.lora_up.weight"] = module.up
-        out[f"{name}.alpha"] = _alpha_tensor(module.alpha, (module.down.dtype, torch.float32, torch.float64))
+        out[f"{name}.alpha"] = alpha_tensor(module.alpha, (module.down.dtype, torch.float32, torch.float64))
     return out
 
 
@@ -170,7 +171,10 @@ def to_comfyui(
 def to_peft_file(
     state: Mapping[str, Tensor], alpha: float | Mapping[str, float] | None = None, names: Names | None = None
 ) -> dict[str, Tensor]:
-    """The LoRA under peft's names, with an `.alpha` a module as in to_diffusers. Raises where CLIP-L has a part."""
+    """The LoRA under peft's names, with an `.alpha` a module as in to_diffusers. Raises where CLIP-L has a part.
+
+    peft's own files have no `.alpha`, and no reader of theirs takes one: see `adapter_metadata.without_alphas`.
+    """
     modules = _parse(state, alpha, names or names_of(state))
     if any(path.startswith("text_encoder.") for path in modules):
         raise LoraFormatError("peft's names are the transformer's alone, and this LoRA has a part of CLIP-L.")
@@ -239,7 +243,7 @@ def _with_peft_names(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
     for path, module in modules.items():
         out[f"{path}.lora_A.weight"] = module.down
         out[f"{path}.lora_B.weight"] = module.up
-        out[f"{path}.alpha"] = _alpha_tensor(module.alpha, (torch.float32, torch.float64))
+        out[f"{path}.alpha"] = alpha_tensor(module.alpha, (torch.float32, torch.float64))
     return out
 
 
@@ -316,11 +320,6 @@ def _checked(name: str, parts: Mapping[str, Tensor], alpha: float | Mapping[str,
     if not math.isfinite(value):
         raise LoraFormatError(f"{name}: alpha is {value}.")
     return LoraModule(down, up, value)
-
-
-def _alpha_tensor(alpha: float, dtypes: Sequence[torch.dtype]) -> Tensor:
-    """A 0-d tensor of the first dtype that holds `alpha` exactly; the last one is float64 and holds every float."""
-    return next(t for t in (torch.tensor(alpha, dtype=dtype) for dtype in dtypes) if t.item() == alpha)
 
 
 def _swapped(path: str, module: LoraModule) -> LoraModule:
