@@ -217,7 +217,7 @@ def _shape(row: dict[str, Any], state: RunState | None) -> int:
     kept = ("state", "attempts", "title", "archived", "tags", "resume_step", "resume_checkpoint", "weights")
     said = [row.get(name) for name in kept]
     if state is not None:
-        said += [state.note, state.refusal]
+        said += [state.note, state.refusal, state.notices]
     if state is not None and state.is_busy:
         said += [state.stop_requested, state.queue_position, state.waiting_for, state.is_coming, state.monitoring]
         said += [state.suspected is None, state.disk_low is None, sorted(state.wishes)]
@@ -235,4 +235,5 @@ def _published(state: RunState) -> RunState:
     shown.attempts, shown.samples, shown.requests = list(state.attempts), list(state.samples), list(state.requests)
     shown.checkpoints, shown.gpus, shown.configs = dict(state.checkpoints), dict(state.gpus), dict(state.configs)
     shown.measured, shown.phase_seconds = list(state.measured), dict(state.phase_seconds)
+    shown.notices = dict(state.notices)
     return shown

@@ -5,7 +5,7 @@ steps, step_seconds, before (list of [phase, items, seconds each] ahead of the t
 long a save takes, spread over its files), in_place (states are written where they belong, as sd-scripts does, not
 aside), sample_every, sample_seconds, hang_at (step after which nothing happens any more), spin_at, kill_at and
 kill_signal (sends itself that), ignore_term, exit_code, exit_at, children (kinds of `stub_children.py`), say (last line
-on stderr), no_weights, slow_start; attempts: {"2": {…}} for that attempt alone.
+on stderr), tell (a list of [type, data]: events ahead of the first step), no_weights, slow_start; attempts: {"2": {…}} for that attempt alone.
 
 Each start, save and end that is its own doing is a line of the run's ledger: `.stub` in its folder, or `RUN.jsonl` in
 the folder that `STUB_LEDGER` names. That is what really happened, to compare the log with.
@@ -152,6 +152,8 @@ class Stub:
             for done in range(1, items + 1):
                 time.sleep(seconds)
                 self.log.append("phase.progress", {"phase": phase, "done": done, "total": items})
+        for type, data in orders.get("tell", []):
+            self.log.append(type, data)
         self.phase("train", steps)
         while self.step < steps:
             if self.step == orders.get("hang_at"):

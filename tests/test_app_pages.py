@@ -408,6 +408,14 @@ def test_a_run_page_shows_the_run(night):
     assert app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
 
 
+def test_a_run_page_says_what_goes_otherwise_than_asked_for(night):
+    said = {"step": 1, "checkpoint": "x", "pictures": 5, "notice": "Other *pictures*.", "hint": "Take the old ones."}
+    night["my-cat"].append("trainer", "dataset.changed", said)
+    live_runs().expire()
+    app = open_page("run", name="my-cat")
+    assert [item.value for item in app.info] == [words.escape("Other *pictures*. Take the old ones.")]
+
+
 def test_a_failure_says_what_to_do(night):
     app = open_page("run", name="too-large")
     assert "choose a smaller GPU memory preset" in app.error[0].value

@@ -112,7 +112,8 @@ def test_resume(capsys, outputs):
     draft(capsys, outputs, auto_resume=0)
     refused = call(capsys, "resume", "cat", "--outputs", outputs)
     assert refused.code == 64 and "no complete checkpoint" in refused.line
-    orders(outputs, "cat", steps=6, save_every=2, attempts={"1": {"exit_at": 5}})
+    told = {"tell": [["dataset.changed", {"notice": "Other pictures.", "hint": "Take the old ones."}]]}
+    orders(outputs, "cat", steps=6, save_every=2, attempts={"1": {"exit_at": 5}, "2": told})
     assert run("start", "cat", "--wait", "--outputs", outputs).code == 1
     again = call(capsys, "start", "cat", "--outputs", outputs)
     assert again.code == 64 and "--restart" in again.line
@@ -123,6 +124,9 @@ def test_resume(capsys, outputs):
     changed = ("--set", "learning_rate=3e-4", "--set", "stall_seconds=60")
     answer = run("resume", "cat", "--from", "cat-step00000002-state", *changed, "--wait", "--outputs", outputs)
     assert answer.code == 0, answer.err
+    assert "cat: attempt 2 from step 2" in answer.err and "cat: Other pictures. Take the old ones." in answer.err
+    assert "cat: failed at step" not in answer.err, "what the attempt before came to is no news"
+    assert "Other pictures. Take the old ones." in call(capsys, "status", "cat", "--outputs", outputs).out
     served = state(outputs, "cat").served_config(state(outputs, "cat").attempts[1])
     assert (served["learning_rate"], served["stall_seconds"], served["auto_resume"]) == ("3e-4", 60, 0)
     assert state(outputs, "cat").attempts[1].resume_step == 2

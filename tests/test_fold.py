@@ -342,6 +342,24 @@ def test_a_wish_stands_until_it_is_begun_or_the_attempt_ends() -> None:
     assert state_after(*REQUESTED, ("sample.requested", {})).wishes == set(), "nobody is there to hear it"
 
 
+def test_what_an_attempt_does_otherwise_than_asked_for_is_known_until_the_next_one() -> None:
+    full = {"phase": "train", "step": 2, "instead": "in halves", "notice": "The memory was full."}
+    told = [
+        ("resume.adapted", {"step": 1, "notices": ["the optimizer begins anew", "it goes on"]}, 1),
+        ("dataset.changed", {"step": 1, "notice": "Other pictures.", "hint": "Take the old ones."}, 1),
+        ("memory.short", full, 1),
+        ("memory.short", {**full, "phase": "sample", "notice": "No sample at step 1."}, 1),
+        ("memory.short", {**full, "phase": "sample", "notice": "No sample at step 2."}, 1),
+        ("memory.short", {"phase": "cache", "step": 0, "instead": "on the CPU"}, 1),  # of a log from before
+    ]
+    assert list(state_after(*STARTED, *told).notices.values()) == [
+        "The optimizer begins anew. It goes on.", "Other pictures. Take the old ones.", "The memory was full.",
+        "No sample at step 2.",
+    ]  # fmt: skip
+    again = ("run.requested", {"resume_from": "a-state"}), ("run.started", {"request": "cli-1:11", "pid": 8}, 2)
+    assert state_after(*STARTED, *told, ("run.failed", {"reason": "x"}, 1), *again).notices == {}
+
+
 def test_the_best_loss_is_of_the_steps_that_the_run_went_through() -> None:
     """A resume from an earlier state takes back what lies beyond it; a start anew takes back all."""
     losses = [0.9, 0.5, 0.7, 0.2]

@@ -31,7 +31,7 @@ def wait_for_end(folder: RunFolder, request: Event, *, sleep: Sleep = time.sleep
     """
     reader, state = FolderReader(folder.path), RunState(folder.name)
     view = ProgressView(folder.name)
-    checked = time.monotonic()
+    checked, asked = time.monotonic(), False
     try:
         with view:
             while True:
@@ -39,7 +39,9 @@ def wait_for_end(folder: RunFolder, request: Event, *, sleep: Sleep = time.sleep
                     state.apply(event)
                     if event.type == "request.refused" and event.data.get("request") == request.id:
                         raise RunError(f"the request was refused: {event.data.get('reason') or 'no reason given'}")
-                    view.see(event, state)
+                    asked = asked or event.id == request.id
+                    if asked:  # what the attempts before it came to is no news
+                        view.see(event, state)
                 if is_over(state, request.id):
                     break
                 view.draw(state)

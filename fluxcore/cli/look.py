@@ -132,6 +132,8 @@ def _details(state: RunState, row: dict[str, Any], folder: RunFolder, line: dict
     if state.disk_low:
         free, needed = (gib(2**30 * (number(state.disk_low.get(key)) or 0)) for key in ("free_gib", "needed_gib"))
         shown["disk low"] = f"{free} free, {needed} needed"
+    if state.notices and not state.is_coming:
+        shown["mind"] = " ".join(state.notices.values())
     if state.refusal:
         shown["refused"] = state.refusal
     said = what_happened(state)

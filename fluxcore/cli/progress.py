@@ -8,6 +8,7 @@ from typing import Any
 
 from fluxcore.log import Event
 from fluxcore.runs import RunState
+from fluxcore.runs.transitions import notice_key
 from fluxcore.units import duration
 
 LINE_SECONDS = 20.0
@@ -54,6 +55,8 @@ class ProgressView:
             self._line(f"{self._name}: {event.type.removeprefix('run.')} at step {state.step} ({what})")
         elif event.type == "run.started" and len(state.attempts) > 1:
             self._line(f"{self._name}: attempt {len(state.attempts)} from step {state.step}")
+        elif notice := state.notices.get(notice_key(event)):
+            self._line(f"{self._name}: {notice}")
 
     def draw(self, state: RunState) -> None:
         """Show where the run is now."""

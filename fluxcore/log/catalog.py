@@ -247,6 +247,8 @@ TYPES: tuple[EventType, ...] = (
             Field("step", "the checkpoint's step", 120, "optimizer steps"),
             Field("checkpoint", "the state folder", _STATE),
             Field("pictures", "how many are trained now", 12),
+            Field("notice", "what is not as it was, in a sentence", "The pictures are not those of …", optional=True),
+            Field("hint", "what to do, in a sentence", "To go on as if …, resume from there with …", optional=True),
         ),
     ),
     EventType(
@@ -297,6 +299,7 @@ TYPES: tuple[EventType, ...] = (
             Field("instead", "what is done, in words", "going on with at most 2 at a time and gradient checkpointing"),
             Field("batch", "of a step: pictures at a time from now on", 2),
             Field("gradient_checkpointing", "of a step: whether it is on from now on", True),
+            Field("notice", "the same in a sentence", "The GPU's memory was full at step 12 (train): …", optional=True),
         ),
     ),
     EventType(

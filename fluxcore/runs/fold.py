@@ -88,6 +88,9 @@ class RunState:
     wishes: frozenset[str] = frozenset()
     """What a person asked the training for that it has not begun: "sample", "save"."""
 
+    notices: dict[str, str] = field(default_factory=dict)
+    """What the newest attempt does otherwise than asked for, in sentences; by their event, the newest of each kind."""
+
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)

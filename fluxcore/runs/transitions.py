@@ -122,6 +122,7 @@ def _begin(state: RunState, resume_step: int | None) -> None:
     state.stepping_seconds, state.timed_steps = 0.0, 0
     state.loss = state.lr = state.images_per_second = state.memory_gib = None
     state.epoch = 0
+    state.notices = {}
     state.lows = [low for low in state.lows if low[0] <= (resume_step or 0)]
     state.best_loss = state.lows[-1][1] if state.lows else None
 
@@ -220,6 +221,22 @@ def _measured(state: RunState, event: Event, data: dict[str, Any]) -> None:
     loss = number(data["loss"])
     if loss is not None:
         state.measured.append(Measured(int(data["step"]), loss, event.ts))
+
+
+def _noticed(state: RunState, event: Event, data: dict[str, Any]) -> None:
+    _heed_early(state, event)
+    said = [*data.get("notices", []), data.get("notice"), data.get("hint")]
+    if text := " ".join(_sentence(part) for part in said if part):
+        state.notices[notice_key(event)] = text
+
+
+def notice_key(event: Event) -> str:
+    """What `RunState.notices` has an event's sentences under: its type, of memory.short each phase for itself."""
+    return f"{event.type} {event.data.get('phase', '')}".rstrip()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _sample(state: RunState, event: Event, data: dict[str, Any]) -> None:
@@ -324,6 +341,9 @@ TRANSITIONS: dict[str, Callable[[RunState, Event, dict[str, Any]], None]] = {
     "sample.saved": _sample,
     "checkpoint.saved": _checkpoint,
     "validation.measured": _measured,
+    "resume.adapted": _noticed,
+    "dataset.changed": _noticed,
+    "memory.short": _noticed,
     "gpu.sampled": _gpu,
     "host.sampled": _host,
     "stall.suspected": _suspected,

@@ -134,18 +134,17 @@ class Report:
 
     def other_data(self, state: Path, step: int, pictures: int, config: RunConfig, batches_before: int) -> None:
         """Pictures, captions, their settings or a step's batches aren't those that the checkpoint was trained with."""
-        self._log.append("dataset.changed", {"step": step, "checkpoint": state.name, "pictures": pictures})
         if batches_before != config.batches_per_step:
-            change = f"a step had {batches_before} batches at {state.name}, now it has {config.batches_per_step}"
+            change = f"A step had {batches_before} batches at {state.name}, now it has {config.batches_per_step}"
             accumulated, over = divmod(batches_before, config.processes)
             mend = f"gradient_accumulation_steps={accumulated}" if not over else f"{batches_before} processes"
         else:
-            change, mend = f"the pictures, captions or dataset settings are not those of {state.name}", "the old ones"
-        print(
-            f"{change}: the training goes on so, but not as if it had never stopped (for that, resume from there with "
-            f"{mend})",
-            flush=True,
-        )
+            change, mend = f"The pictures, captions or dataset settings are not those of {state.name}", "the old ones"
+        notice = f"{change}: the training goes on so, but not as if it had never stopped."
+        hint = f"For that, resume from there with {mend}."
+        data = {"step": step, "checkpoint": state.name, "pictures": pictures, "notice": notice, "hint": hint}
+        self._log.append("dataset.changed", data)
+        print(f"{notice} {hint}", flush=True)
 
     def compiling(self, type: str, data: dict[str, Any]) -> None:
         """What Compiling decided, as an event's type and data."""
@@ -155,11 +154,12 @@ class Report:
 
     def short_memory(self, phase: str, step: int, instead: str, **changed: Any) -> None:
         """The GPU was full at `step` in what `phase` says; `instead`: what is done; `changed`: settings from now on."""
-        data = {"phase": phase, "step": step, "instead": instead, "batch": None, "gradient_checkpointing": None}
-        self._log.append("memory.short", data | changed)
         where = f" at step {step}" if step else ""
         advice = " (set train_batch_size and gradient_checkpointing so)" if changed else ""
-        print(f"the GPU's memory was full{where} ({phase}): {instead}{advice}", flush=True)
+        data = {"phase": phase, "step": step, "instead": instead, "batch": None, "gradient_checkpointing": None}
+        data["notice"] = f"The GPU's memory was full{where} ({phase}): {instead}{advice}."
+        self._log.append("memory.short", data | changed)
+        print(data["notice"], flush=True)
 
 
 def _memory_gib() -> float:

@@ -127,6 +127,8 @@ def _wishes(run: LiveRun) -> None:
 
 def _explain(run: LiveRun, shown: str) -> None:
     state = run.state
+    if state.notices and not state.is_coming:
+        st.info("\n\n".join(map(words.escape, state.notices.values())), icon=":material/info:")
     if run.trouble:
         st.error(words.escape(run.trouble), icon=":material/error:")
     if shown == "lost":
