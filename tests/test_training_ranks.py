@@ -172,7 +172,9 @@ def test_resumed_with_other_batches_a_step_it_says_what_would_be_exact(
     folder.step_state(3).symlink_to(alone.step_state(3))
     train_here(folder, resume_from=folder.step_state(3))
     assert len(events_of(folder, "dataset.changed")) == 1
-    assert "a step had 2 batches at alone-step00000003-state, now it has 1" in (out := capsys.readouterr().out)
+    assert "The batches of a step were 2 at alone-step00000003-state and are 1: the training" in (
+        out := capsys.readouterr().out
+    )
     assert "resume from there with gradient_accumulation_steps=2" in out
 
 

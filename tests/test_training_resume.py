@@ -99,8 +99,8 @@ def test_a_dataset_that_changed_before_a_resume_is_told(tmp_path: Path) -> None:
     (told,) = events_of(folder, "dataset.changed")
     kept = ("step", "checkpoint", "pictures")
     assert {key: told.data[key] for key in kept} == dict(zip(kept, (2, "changed-step00000002-state", 6), strict=True))
-    assert told.data["notice"].startswith("The pictures, captions or dataset settings are not those of changed-step")
-    assert told.data["hint"] == "For that, resume from there with the old ones."
+    assert told.data["notice"].startswith("The pictures, captions or dataset settings have changed since changed-step")
+    assert told.data["hint"] == "To go on as if it had never stopped, resume from there with the old ones."
 
 
 def test_a_damaged_checkpoint_is_left_out_before_anything_is_set_aside_for_it(tmp_path: Path) -> None:

@@ -247,8 +247,13 @@ TYPES: tuple[EventType, ...] = (
             Field("step", "the checkpoint's step", 120, "optimizer steps"),
             Field("checkpoint", "the state folder", _STATE),
             Field("pictures", "how many are trained now", 12),
-            Field("notice", "what is not as it was, in a sentence", "The pictures are not those of …", optional=True),
-            Field("hint", "what to do, in a sentence", "To go on as if …, resume from there with …", optional=True),
+            Field(
+                "notice",
+                "what is not as it was, in a sentence",
+                "The pictures, captions or … have changed since …",
+                optional=True,
+            ),
+            Field("hint", "what to do, in a sentence", "To go on as if it had never stopped, resume …", optional=True),
         ),
     ),
     EventType(

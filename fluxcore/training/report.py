@@ -135,13 +135,14 @@ class Report:
     def other_data(self, state: Path, step: int, pictures: int, config: RunConfig, batches_before: int) -> None:
         """Pictures, captions, their settings or a step's batches aren't those that the checkpoint was trained with."""
         if batches_before != config.batches_per_step:
-            change = f"A step had {batches_before} batches at {state.name}, now it has {config.batches_per_step}"
+            change = f"The batches of a step were {batches_before} at {state.name} and are {config.batches_per_step}"
             accumulated, over = divmod(batches_before, config.processes)
             mend = f"gradient_accumulation_steps={accumulated}" if not over else f"{batches_before} processes"
         else:
-            change, mend = f"The pictures, captions or dataset settings are not those of {state.name}", "the old ones"
-        notice = f"{change}: the training goes on so, but not as if it had never stopped."
-        hint = f"For that, resume from there with {mend}."
+            change = f"The pictures, captions or dataset settings have changed since {state.name}"
+            mend = "the old ones"
+        notice = f"{change}: the training goes on as they are now."
+        hint = f"To go on as if it had never stopped, resume from there with {mend}."
         data = {"step": step, "checkpoint": state.name, "pictures": pictures, "notice": notice, "hint": hint}
         self._log.append("dataset.changed", data)
         print(f"{notice} {hint}", flush=True)
