@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from test_lora_file import ATTENTION, EVERYWHERE, add_random_lora, picture, pipeline, read_header, tiny_transformer
 from torch import Tensor
 
-from fluxcore.training.adapter_metadata import CONFIG, IN_UPS, with_alphas, without_alphas
+from fluxcore.training.adapter_metadata import CONFIG, IN_UPS, scale_in_ups, with_alphas
 from fluxcore.training.lora_file import convert_lora, read_lora, save_lora
-from fluxcore.training.lora_keys import LoraFormatError, to_sd_scripts
-from tests.cli_tools import call
+from fluxcore.training.lora_keys import LoraFormatError, to_diffusers, to_sd_scripts
 
 torch.set_num_threads(1)
+HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
 
 
 def said(file: Path) -> dict[str, str]:
@@ -24,8 +25,8 @@ def said(file: Path) -> dict[str, str]:
     return read_header(file)["__metadata__"]
 
 
-def drawn(file: Path, *, by: str) -> Tensor:
-    """What the tiny transformer makes with the file, read by diffusers or by peft alone."""
+def drawn(file: Path, by: str) -> Tensor:
+    """What the tiny transformer makes with a file in peft's names, read by diffusers or by peft alone."""
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
     transformer = tiny_transformer()
@@ -34,98 +35,101 @@ def drawn(file: Path, *, by: str) -> Tensor:
     elif by == "name":
         transformer.load_lora_adapter(str(file.parent), weight_name=file.name, prefix=None)
     else:
-        inject_adapter_in_model(LoraConfig(**json.loads(said(file)[CONFIG])), transformer)
-        assert not set_peft_model_state_dict(transformer, load_file(file)).unexpected_keys
+        config = LoraConfig(**json.loads(said(file)[CONFIG]))
+        inject_adapter_in_model(config, transformer)
+        found = set_peft_model_state_dict(transformer, load_file(file))
+        assert not found.unexpected_keys
+        assert not [key for key in found.missing_keys if ".lora_" in key], "no module beside those of the file"
     return picture(transformer)
 
 
-def converted(folder: Path, state: dict[str, Tensor], alpha: float | dict[str, float]) -> tuple[Path, list[str]]:
-    """The LoRA in sd-scripts' form, converted to peft's names and back, exactly; the file and what convert noted."""
-    first, peft, again = (folder / f"{name}.safetensors" for name in ("first", "peft", "again"))
-    notes: list[str] = []
-    save_lora(first, to_sd_scripts(state, alpha), {"ss_seed": "1"})
-    convert_lora(first, peft, "peft", notes.append)
-    convert_lora(peft, again, "sd-scripts", notes.append)
-    assert not any(key.endswith(".alpha") for key in load_file(peft)), "peft's files have none"
-    before, after = load_file(first), load_file(again)
-    assert set(before) == set(after)
-    assert all(torch.equal(before[k], after[k]) and before[k].dtype == after[k].dtype for k in before)
-    assert said(again) == {**said(first), "format": "pt"}
-    return peft, notes
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether they are equal to the bit, dtypes and all."""
+    return set(one) == set(other) and all(one[k].dtype == other[k].dtype and torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.mark.parametrize(
-    ("targets", "rank", "alpha"),
-    [(ATTENTION, 4, 8.0), (EVERYWHERE, 4, 1.0), (EVERYWHERE, 3, 3.0), (["to_v", "proj_mlp"], 3, 1.5)],
+    ("targets", "rank", "alpha", "dtype", "written"),
+    [
+        (ATTENTION, 4, 8.0, SINGLE, SINGLE),
+        (EVERYWHERE, 4, 1.0, SINGLE, SINGLE),
+        (EVERYWHERE, 4, 1.0, BRAIN, BRAIN),
+        (EVERYWHERE, 4, 1.0, HALF, SINGLE),  # its smallest numbers have no quarter
+        (EVERYWHERE, 3, 1.0, BRAIN, SINGLE),
+        (EVERYWHERE, 3, 3.0, HALF, HALF),
+        (["to_v", "proj_mlp", "proj_out"], 16, 24.0, HALF, SINGLE),
+    ],
 )
-def test_each_way_of_loading_peft_s_names_draws_what_was_trained(
-    tmp_path: Path, targets: list[str], rank: int, alpha: float
+def test_each_way_of_loading_draws_what_was_trained_and_the_way_back_is_exact(
+    tmp_path: Path, targets: list[str], rank: int, alpha: float, dtype: torch.dtype, written: torch.dtype
 ) -> None:
     trained = tiny_transformer()
-    state = add_random_lora(trained, r=rank, lora_alpha=alpha, target_modules=targets)
-    peft, notes = converted(tmp_path, state, alpha)
-    assert notes == []
-    for by in ("path", "name", "peft"):
-        torch.testing.assert_close(drawn(peft, by=by), picture(trained), rtol=1e-6, atol=1e-6)
-    assert (picture(trained) - picture(tiny_transformer())).abs().max() > 1e-3
-
-
-def test_what_a_peft_model_saved_is_read_with_the_configuration_beside_it(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    settings = {"r": 3, "lora_alpha": 2, "target_modules": ATTENTION, "alpha_pattern": {"to_out.0": 5}}
-    model = get_peft_model(tiny_transformer(), LoraConfig(init_lora_weights=False, **settings))  # type: ignore[arg-type]
-    expected = picture(model)
-    model.save_pretrained(str(tmp_path / "theirs"))
-    theirs, ours = tmp_path / "theirs" / "adapter_model.safetensors", tmp_path / "ours.safetensors"
-    assert convert_lora(theirs, ours, "diffusers") == "peft"
-    pipe = pipeline()
-    pipe.load_lora_weights(str(ours))
-    torch.testing.assert_close(picture(pipe.transformer), expected, rtol=1e-6, atol=1e-6)
-    convert_lora(theirs, ours, "peft")
-    torch.testing.assert_close(drawn(ours, by="name"), expected, rtol=1e-6, atol=1e-6)
-    (tmp_path / "theirs" / "adapter_config.json").unlink()
-    with pytest.raises(LoraFormatError, match="adapter_config.json, which can't be read. Put it beside it"):
-        convert_lora(theirs, ours, "diffusers")
-
-
-@pytest.mark.parametrize(
-    "patterns", [{}, {"alpha_pattern": {"to_out.0": 2.0, "ff.net.2": 7.0}, "rank_pattern": {"to_out.0": 5}}]
-)
-def test_a_scale_that_would_be_rounded_is_in_the_metadata_instead(tmp_path: Path, patterns: dict) -> None:
-    trained = tiny_transformer()
-    settings = {"r": 3, "lora_alpha": 1.0, "target_modules": [*ATTENTION, "ff.net.2", "proj_out"], **patterns}
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
     state = add_random_lora(trained, **settings)
-    paths = {key.removesuffix(".lora_A.weight") for key in state if ".lora_A." in key}
-    of = settings.get("alpha_pattern", {})
-    peft, notes = converted(tmp_path, state, {p: next((of[e] for e in of if p.endswith(e)), 1.0) for p in paths})
-    assert len(notes) == 1 and "load_lora_adapter(FOLDER, weight_name=FILE, prefix=None)" in notes[0]
-    for by in ("name", "peft"):
-        torch.testing.assert_close(drawn(peft, by=by), picture(trained), rtol=1e-6, atol=1e-6)
-    assert IN_UPS not in said(peft) and all(torch.equal(load_file(peft)[key], state[key]) for key in state)
+    for tensor in state.values():  # small ones among them, as in any trained LoRA
+        tensor.copy_((tensor * torch.logspace(0, -4, tensor.numel()).view(tensor.shape)).to(dtype))
+    expected = picture(trained)
+    first, peft, again = (tmp_path / f"{name}.safetensors" for name in ("first", "peft", "again"))
+    save_lora(first, {k: t.to(dtype) for k, t in to_sd_scripts(state, alpha).items()}, {"ss_seed": "1"})
+    convert_lora(first, peft, "peft")
+    for by in ("path", "name", "peft"):
+        torch.testing.assert_close(drawn(peft, by), expected, rtol=1e-6, atol=1e-6)
+    assert (expected - picture(tiny_transformer())).abs().max() > 1e-3
+    assert {(key.rpartition(".")[2], tensor.dtype) for key, tensor in load_file(peft).items()} == {("weight", written)}
+    convert_lora(peft, again, "sd-scripts")
+    assert same(load_file(again), load_file(first)) and said(again) == {**said(first), "format": "pt"}
+    convert_lora(peft, tmp_path / "copy.safetensors", "peft")
+    assert (tmp_path / "copy.safetensors").read_bytes() == peft.read_bytes()
+
+
+def test_weights_in_32_bit_are_rounded_once_where_the_scale_is_no_power_of_two(tmp_path: Path) -> None:
+    trained = tiny_transformer()
+    state = add_random_lora(trained, r=3, lora_alpha=1.0, target_modules=ATTENTION)
+    first, peft, again = (tmp_path / f"{name}.safetensors" for name in ("first", "peft", "again"))
+    save_lora(first, to_sd_scripts(state, 1.0), {})
+    convert_lora(first, peft, "peft")
+    for by in ("path", "name", "peft"):
+        torch.testing.assert_close(drawn(peft, by), picture(trained), rtol=1e-6, atol=1e-6)
+    convert_lora(peft, again, "sd-scripts")
+    before, after = load_file(first), load_file(again)
+    assert set(before) == set(after)
+    assert all(torch.equal(before[k], after[k]) for k in before if "up" not in k)
+    assert all(((before[k] - after[k]).abs() <= before[k].abs() * 2**-23).all() for k in before)
+
+
+def mixed(dtype: torch.dtype) -> tuple[Any, dict[str, Tensor], dict[str, float]]:
+    """A trained transformer with several ranks and alphas, its LoRA by peft's names, and its alphas."""
+    trained = tiny_transformer()
+    ranks, alphas = {"^proj_out": 2, "attn.to_q": 8}, {"^proj_out": 3.0, "attn.to_q": 2.0, "ff.net.2": 5.0}
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 1.0, "rank_pattern": ranks, "alpha_pattern": alphas}
+    state = add_random_lora(trained, **settings, target_modules=[*ATTENTION, "ff.net.2", "proj_out"])
+    for tensor in state.values():
+        tensor.copy_(tensor.to(dtype))
+    paths = [key.removesuffix(".lora_A.weight") for key in state if ".lora_A." in key]
+    of = {"proj_out": 3.0, "ff.net.2": 5.0, "to_q": 2.0}
+    given = {
+        p: next((of[end] for end in of if p == end or (p.endswith(f".{end}") and end != "proj_out")), 1.0)
+        for p in paths
+    }
+    return trained, {key: tensor.to(dtype) for key, tensor in state.items()}, given
 
 
 def test_modules_of_several_ranks_and_alphas(tmp_path: Path) -> None:
-    trained = tiny_transformer()
-    ranks, alphas = {"^proj_out": 2, "attn.to_q": 8}, {"^proj_out": 2.0, "attn.to_q": 2.0, "ff.net.2": 16.0}
-    targets = [*ATTENTION, "ff.net.2", "proj_out"]
-    state = add_random_lora(
-        trained, r=4, lora_alpha=1.0, target_modules=targets, rank_pattern=ranks, alpha_pattern=alphas
-    )
-    paths = [key.removesuffix(".lora_A.weight") for key in state if ".lora_A." in key]
-    of = {p: 2.0 if p == "proj_out" or p.endswith("to_q") else 16.0 if p.endswith("ff.net.2") else 1.0 for p in paths}
-    save_lora(tmp_path / "df.safetensors", {**state, **{f"{p}.alpha": torch.tensor(a) for p, a in of.items()}}, {})
-    tensors, metadata, in_ups = without_alphas(load_file(tmp_path / "df.safetensors"))
-    assert in_ups and set(tensors) == set(state)
-    save_file(tensors, tmp_path / "peft.safetensors", metadata)
+    trained, state, alphas = mixed(BRAIN)
+    single = {p: a for p, a in alphas.items() if not (p.startswith("single_") and p.endswith(".proj_out"))}
+    before = {**state, **{f"{p}.alpha": torch.tensor(a) for p, a in alphas.items()}}
+    matrices, noted = scale_in_ups(before)
+    assert single["proj_out"] == 3.0 and set(matrices) == set(state)
+    source, peft = tmp_path / "source.safetensors", tmp_path / "peft.safetensors"
+    save_file(before, source)  # our own peft file of before: with alphas
+    convert_lora(source, peft, "peft")
+    assert same(load_file(peft), matrices) and said(peft)[IN_UPS] == noted[IN_UPS]
     for by in ("path", "name", "peft"):
-        torch.testing.assert_close(drawn(tmp_path / "peft.safetensors", by=by), picture(trained), rtol=1e-6, atol=1e-6)
-    back = read_lora(tmp_path / "peft.safetensors")[0]
-    assert {path: back[f"{path}.alpha"].item() for path in paths} == of
-    assert all(torch.equal(back[key], state[key]) for key in state)
+        torch.testing.assert_close(drawn(peft, by), picture(trained), rtol=1e-6, atol=1e-6)
+    assert same(read_lora(peft)[0], before)
 
 
-def one(dtype: torch.dtype = torch.float32, up: float = 1.0, alpha: float = 2.0) -> dict[str, Tensor]:
+def one(dtype: torch.dtype = SINGLE, up: float = 1.0, alpha: float = 2.0) -> dict[str, Tensor]:
     """A LoRA of one module, rank 4."""
     return {
         "proj_out.lora_A.weight": torch.ones(4, 8, dtype=dtype),
@@ -135,80 +139,167 @@ def one(dtype: torch.dtype = torch.float32, up: float = 1.0, alpha: float = 2.0)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "up", "alpha", "in_ups"),
+    ("dtype", "up", "alpha", "written"),
     [
-        (torch.float16, 2.0**-24, 2.0, False),  # the half of the smallest number is none
-        (torch.float16, 60000.0, 16.0, False),  # four times the largest is infinite
-        (torch.float16, 2.0**-24, 8.0, True),
-        (torch.bfloat16, 0.1, 1.0, True),
-        (torch.bfloat16, 0.1, 1.5, False),
-        (torch.float32, 0.1, 0.0, False),  # nothing that could be undone
-        (torch.float32, 0.1, -2.0, True),
+        (HALF, 2.0**-24, 2.0, SINGLE),  # half the smallest number
+        (HALF, 60000.0, 16.0, SINGLE),  # four times the largest
+        (HALF, 2.0**-24, 8.0, HALF),
+        (HALF, 0.1, 49.0, SINGLE),
+        (BRAIN, 0.1, 1.0, BRAIN),
+        (BRAIN, 0.1, 1.5, SINGLE),
+        (BRAIN, 0.1, 0.3, SINGLE),
+        (SINGLE, 0.1, -2.0, SINGLE),
+        (SINGLE, 0.1, 4.0, SINGLE),
+        (torch.float64, 0.1, 1.0, torch.float64),
     ],
 )
-def test_the_scale_goes_into_the_ups_only_where_that_can_be_undone(
-    dtype: torch.dtype, up: float, alpha: float, in_ups: bool
+def test_the_scale_goes_into_the_ups_and_out_again(
+    dtype: torch.dtype, up: float, alpha: float, written: torch.dtype
 ) -> None:
     before = one(dtype, up, alpha)
-    tensors, metadata, found = without_alphas(before)
-    assert found is in_ups
-    scale = 1.0 if in_ups else alpha / 4
-    assert torch.equal(
-        tensors["proj_out.lora_B.weight"].double() * scale, before["proj_out.lora_B.weight"].double() * (alpha / 4)
-    )
-    back = with_alphas(tensors, metadata[CONFIG], metadata.get(IN_UPS))
-    assert set(back) == set(before) and all(torch.equal(back[key], before[key]) for key in before)
+    matrices, noted = scale_in_ups(before)
+    expected = before["proj_out.lora_B.weight"].double() * before["proj_out.alpha"].double() / 4
+    torch.testing.assert_close(matrices["proj_out.lora_B.weight"].double(), expected, rtol=2**-24, atol=0)
+    assert {tensor.dtype for tensor in matrices.values()} == {written} and (IN_UPS in noted) is (alpha != 4)
+    back = with_alphas(matrices, None, noted.get(IN_UPS))
+    assert same(back, before if alpha != 4 else {k: t for k, t in before.items() if "alpha" not in k})
+
+
+@pytest.mark.parametrize("alpha", [*range(1, 130, 3), 0.3])
+@pytest.mark.parametrize("rank", [1, 3, 4, 8, 96])
+def test_no_pair_of_alpha_and_rank_is_lost(alpha: float, rank: int) -> None:
+    ups = torch.randn(6, rank, generator=torch.Generator().manual_seed(rank)).bfloat16()
+    before = {"x_embedder.lora_A.weight": torch.ones(rank, 4).bfloat16(), "x_embedder.lora_B.weight": ups}
+    before["x_embedder.alpha"] = torch.tensor(float(alpha), dtype=torch.float64)
+    matrices, noted = scale_in_ups(before)
+    back = with_alphas(matrices, None, noted.get(IN_UPS))
+    assert torch.equal(back["x_embedder.lora_B.weight"], ups)
+    assert back.get("x_embedder.alpha", torch.tensor(rank)).item() == alpha
+
+
+@pytest.mark.parametrize("alpha", [0.0, 5e-324, 1e-40, -1e40])
+def test_an_alpha_that_weights_cannot_take_is_refused(alpha: float) -> None:
+    tensors = {**one(), "proj_out.alpha": torch.tensor(alpha, dtype=torch.float64)}
+    with pytest.raises(
+        LoraFormatError, match="proj_out has alpha .* over rank 4, which weights can't be multiplied by"
+    ):
+        scale_in_ups(tensors)
+    matrices = {key: tensor for key, tensor in tensors.items() if "alpha" not in key}
+    assert same(with_alphas(matrices, None, f'{{"alpha": {alpha}}}'), matrices)
 
 
 @pytest.mark.parametrize(
-    "noted", ["{", "null", '"2"', "0", "NaN", '{"proj_out": "2"}', '{"other": 2.0}', "true", "[2]"]
-)
+    "noted",
+    [
+        "{", "[" * 100_000, "null", '{"alpha": "2"}', '{"alpha": 0}', '{"alpha": NaN}', '{"alpha": {"other": 2.0}}',
+        '{"alpha": true}', "[2]", '{"alpha": 2, "dtype": "int8"}',
+    ],
+)  # fmt: skip
 def test_a_note_that_says_nothing_leaves_the_scale_in_the_ups(noted: str) -> None:
-    tensors, metadata, _ = without_alphas(one())
-    back = with_alphas(tensors, metadata[CONFIG], noted)
-    assert back["proj_out.alpha"].item() == 4 and torch.equal(back["proj_out.lora_B.weight"], torch.full((4, 4), 0.5))
+    matrices, _ = scale_in_ups(one())
+    assert same(with_alphas(matrices, None, noted), matrices)
 
 
 def test_what_another_program_changed_since_is_what_the_file_adds() -> None:
-    tensors, metadata, _ = without_alphas(one(alpha=12.0))
-    ups = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))  # no thirds of such numbers
-    changed = with_alphas({**tensors, "proj_out.lora_B.weight": ups}, metadata[CONFIG], metadata[IN_UPS])
-    assert torch.equal(changed["proj_out.lora_B.weight"] * changed.get("proj_out.alpha", torch.tensor(4.0)) / 4, ups)
-    other = json.dumps({"lora_alpha": 1.0})
-    rewritten = with_alphas(tensors, other, metadata[IN_UPS])
-    assert rewritten["proj_out.alpha"].item() == 1 and torch.equal(
-        rewritten["proj_out.lora_B.weight"], torch.full((4, 4), 3.0)
-    )
+    matrices, noted = scale_in_ups(one(BRAIN, 0.1, alpha=3.0))
+    ups = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))  # not what 16 bits times 3 / 4 give
+    changed = {**matrices, "proj_out.lora_B.weight": ups}
+    assert same(with_alphas(changed, None, noted[IN_UPS]), changed)
+    downs = {**matrices, "proj_out.lora_A.weight": torch.rand(4, 8, generator=torch.Generator().manual_seed(0))}
+    assert same(with_alphas(downs, None, noted[IN_UPS]), downs)
+    rewritten = with_alphas(matrices, '{"lora_alpha": 1.0}', noted[IN_UPS])
+    assert same(rewritten, {**matrices, "proj_out.alpha": torch.tensor(1.0)})
 
 
-def test_kleins_scale_comes_back_from_diffusers_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[" * 100_000, "its lora_adapter_metadata is no JSON object"),
+        ('{"lora_alpha": 1' + "0" * 400 + "}", "gives no alpha for proj_out"),
+        ('{"lora_alpha": 1' + "0" * 5000 + "}", "its lora_adapter_metadata is no JSON object"),
+        ('{"r": 16, "lora_alpha": 32}', "another LoRA's: proj_out has rank 4 here and 16 there"),
+        ('{"r": 4, "lora_alpha": 2, "rank_pattern": {"^proj_out": 3}}', "has rank 4 here and 3 there"),
+    ],
+)
+def test_a_configuration_that_is_none_or_another_loras(tmp_path: Path, config: str, message: str) -> None:
+    save_file({k: t for k, t in one().items() if "alpha" not in k}, tmp_path / "a.safetensors", {CONFIG: config})
+    with pytest.raises(LoraFormatError, match=f"a.safetensors: .*{message}"):
+        read_lora(tmp_path / "a.safetensors")
+
+
+def test_a_configuration_without_an_alpha_has_pefts_default(tmp_path: Path) -> None:
+    matrices = {k: t for k, t in one().items() if "alpha" not in k}
+    assert with_alphas(matrices, '{"r": 4}', None)["proj_out.alpha"].item() == 8
+    patterns = '{"lora_alpha": 2, "alpha_pattern": {"out": 3, "^proj_out": 5}}'
+    assert with_alphas(matrices, patterns, None)["proj_out.alpha"].item() == 5, "out is no whole part of its name"
+
+
+def test_what_a_configuration_of_the_transformer_does_not_say_of_clip(tmp_path: Path) -> None:
+    name = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+    clip = {f"{name}.lora_A.weight": torch.ones(4, 8), f"{name}.lora_B.weight": torch.ones(8, 4)}
+    config = '{"transformer.lora_alpha": 2, "text_encoder.lora_alpha": 3}'
+    assert with_alphas(clip, config, None)[f"{name}.alpha"].item() == 3
+    assert with_alphas(clip, '{"transformer.lora_alpha": 2}', None)[f"{name}.alpha"].item() == 4
+
+
+def test_a_configuration_left_in_sd_scripts_file_counts_for_nothing(tmp_path: Path) -> None:
+    tensors = to_sd_scripts(one())
+    save_file(tensors, tmp_path / "a.safetensors", {CONFIG: '{"lora_alpha": 7}', IN_UPS: '{"alpha": 7}'})
+    read, metadata = read_lora(tmp_path / "a.safetensors")
+    assert same(read, tensors) and metadata == {}
+
+
+def test_what_a_peft_model_saved_is_read_with_the_configuration_beside_it(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    settings: dict[str, Any] = {"r": 3, "lora_alpha": 2, "target_modules": ATTENTION, "alpha_pattern": {"to_out.0": 5}}
+    model = get_peft_model(tiny_transformer(), LoraConfig(init_lora_weights=False, **settings))  # type: ignore[arg-type]
+    expected = picture(model)
+    model.save_pretrained(str(tmp_path / "theirs"))
+    theirs, ours = tmp_path / "theirs" / "adapter_model.safetensors", tmp_path / "ours.safetensors"
+    config = tmp_path / "theirs" / "adapter_config.json"
+    config.write_text(config.read_text(), encoding="utf-8-sig")  # as Windows' editor saves it
+    assert convert_lora(theirs, ours, "diffusers") == "peft"
+    pipe = pipeline()
+    pipe.load_lora_weights(str(ours))
+    torch.testing.assert_close(picture(pipe.transformer), expected, rtol=1e-6, atol=1e-6)
+    convert_lora(theirs, ours, "peft")
+    torch.testing.assert_close(drawn(ours, "path"), expected, rtol=1e-6, atol=1e-6)
+
+    for broken in ("", "{", "[]"):
+        config.write_text(broken)
+        with pytest.raises(
+            LoraFormatError, match=r"adapter_model.safetensors: its adapter_config.json is no JSON object"
+        ):
+            convert_lora(theirs, ours, "diffusers")
+    for make_unreadable in (lambda: config.write_bytes(b"\xff\xfe\xff"), config.unlink, config.mkdir):
+        make_unreadable()
+        with pytest.raises(LoraFormatError, match="adapter_config.json, which can't be read. Put it beside it"):
+            convert_lora(theirs, ours, "diffusers")
+    named = {f"base_model.model.{key}": tensor for key, tensor in to_diffusers(one()).items()}
+    save_file({k.replace("transformer.", ""): t for k, t in named.items()}, theirs)
+    assert same(read_lora(theirs)[0], one()), "its alphas are in it: no configuration is asked for"
+
+
+@pytest.mark.parametrize(("rank", "alphas"), [(4, (1.0, 1.0)), (3, (1.0, 1.0)), (4, (1.0, 24.0))])
+def test_kleins_scale_is_in_the_ups_under_diffusers_names_too(
+    tmp_path: Path, rank: int, alphas: tuple[float, float]
+) -> None:
     from diffusers.loaders import Flux2LoraLoaderMixin
 
-    generator = torch.Generator().manual_seed(0)
-    for rank, alpha in ((4, 1.0), (3, 1.0)):
-        state = {}
-        for path, n_in, n_out in (
-            ("single_transformer_blocks.1.attn.to_out", 64, 16),
-            ("transformer_blocks.0.ff.linear_in", 16, 96),
-        ):
-            state[f"{path}.lora_A.weight"] = torch.randn(rank, n_in, generator=generator).bfloat16()
-            state[f"{path}.lora_B.weight"] = torch.randn(n_out, rank, generator=generator).bfloat16()
-        first, between, again = (tmp_path / f"{name}.safetensors" for name in ("first", "between", "again"))
-        save_lora(first, to_sd_scripts(state, alpha), {})
-        convert_lora(first, between, "diffusers")
-        convert_lora(between, again, "sd-scripts")
-        before, after = load_file(first), load_file(again)
-        assert set(before) == set(after) and all(torch.equal(before[key], after[key]) for key in before)
-        read, metadata = Flux2LoraLoaderMixin.lora_state_dict(str(between), return_lora_metadata=True)
-        name = "transformer.single_transformer_blocks.1.attn.to_out"
-        added = read[f"{name}.lora_B.weight"].double() * (metadata["transformer.lora_alpha"] / rank)
-        wanted = state["single_transformer_blocks.1.attn.to_out.lora_B.weight"].double() * (alpha / rank)
-        assert torch.equal(added, wanted)
-
-
-def test_the_command_says_how_to_load_what_it_could_not_put_into_the_matrices(capsys, tmp_path: Path) -> None:
-    state = {"proj_out.lora_A.weight": torch.rand(3, 8), "proj_out.lora_B.weight": torch.rand(4, 3)}
-    for alpha, told in ((1.0, True), (3.0, False)):
-        save_lora(tmp_path / "a.safetensors", to_sd_scripts(state, alpha), {})
-        answer = call(capsys, "convert", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--to", "peft")
-        assert answer.code == 0 and ("weight_name=FILE" in answer.err) is told
+    generator, state = torch.Generator().manual_seed(0), dict[str, Tensor]()
+    shapes = {"single_transformer_blocks.1.attn.to_out": (64, 16), "transformer_blocks.0.ff.linear_in": (16, 96)}
+    scales = {path: alpha / rank for path, alpha in zip(shapes, alphas, strict=True)}
+    for path, (n_in, n_out) in shapes.items():
+        state[f"{path}.lora_A.weight"] = torch.randn(rank, n_in, generator=generator).bfloat16()
+        state[f"{path}.lora_B.weight"] = torch.randn(n_out, rank, generator=generator).bfloat16()
+    first, between, again = (tmp_path / f"{name}.safetensors" for name in ("first", "between", "again"))
+    save_lora(first, to_sd_scripts(state, dict(zip(shapes, alphas, strict=True))), {})
+    convert_lora(first, between, "diffusers")
+    read = Flux2LoraLoaderMixin.lora_state_dict(str(between))
+    for path, scale in scales.items():
+        wanted = state[f"{path}.lora_B.weight"].double() * scale
+        torch.testing.assert_close(read[f"transformer.{path}.lora_B.weight"].double(), wanted, rtol=2**-24, atol=0)
+    assert CONFIG not in said(between)
+    convert_lora(between, again, "sd-scripts")
+    assert same(load_file(again), load_file(first))

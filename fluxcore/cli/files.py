@@ -76,7 +76,7 @@ def convert(
     from fluxcore.training.lora_file import convert_lora
 
     try:
-        found = convert_lora(source, target, to=to, note=note)  # type: ignore[arg-type]
+        found = convert_lora(source, target, to=to)  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(str(error)) from None
     note(f"{source} has {found} keys; {target} has {to} keys")

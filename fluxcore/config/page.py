@@ -120,10 +120,10 @@ not taken over as it was is said in `resume.adapted`.
 
 `./fluxgym convert IN OUT --to sd-scripts`, `diffusers`, `peft` or `comfyui` gives a LoRA any of these names, exactly,
 and back again. diffusers' names are for its pipelines' `load_lora_weights`, peft's for a transformer's
-`load_lora_adapter(FILE, prefix=None)` and for peft itself. That loader takes no `.alpha` tensor, so under peft's names
-the scale is in the weights wherever that is exact: alpha / rank a power of two, as it is by default. Else it stands in
-the file as peft's configuration, and `convert` says how that is read. What a PeftModel saved is read with the
-adapter_config.json beside it.
+`load_lora_adapter(FILE, prefix=None)` and for peft itself, whose configuration is in the file's metadata
+(`lora_adapter_metadata`). Those take no `.alpha` tensor: the scale, alpha / rank, is in the weights there, in 32 bit
+where 16 don't hold it. On the way back it is taken out again, exactly, but for the last bit of weights in 32 bit where
+alpha / rank is no power of two. What a PeftModel saved is read with the adapter_config.json beside it.
 
 The file's metadata have sd-scripts' `ss_…` keys and ModelSpec's: trigger word, tags and how often each stands in the
 captions, the base model's licence, hashes of the weights, and the newest sample of the first prompt as a thumbnail
@@ -131,11 +131,10 @@ captions, the base model's licence, hashes of the weights, and the newest sample
 
 A LoRA of FLUX.2 klein has the same forms; `convert` tells the two apart by names and shapes. sd-scripts' form is here
 that of kohya's musubi-tuner, since sd-scripts train no FLUX.2; ComfyUI (by its rules, not tried there) and diffusers'
-klein pipeline (tried) read it. diffusers takes no `.alpha` for FLUX.2, so under its names the scale is in the weights:
-exactly where alpha / rank is a power of two, as it is by default, else rounded once to `save_precision` (a file that
-`convert` writes has it in peft's configuration then, and nothing is rounded). ComfyUI's form is not read by diffusers.
-A DoRA and a LoKr of klein open in that pipeline as well, a LoHa does not. Klein has been trained on tiny random models
-only ([models](models.md)).
+klein pipeline (tried) read it. diffusers takes no `.alpha` for FLUX.2, so under its names the scale is in the weights
+too, in a file of the trainer rounded once to `save_precision` where alpha / rank is no power of two. ComfyUI's form is
+not read by diffusers. A DoRA and a LoKr of klein open in that pipeline as well, a LoHa does not. Klein has been trained
+on tiny random models only ([models](models.md)).
 """
 
 

@@ -1,10 +1,9 @@
-"""A LoRA's alphas where a file has no `.alpha` tensors: in its metadata, as peft's configuration, or in its ups.
+"""A LoRA's alphas in files without `.alpha` tensors: read from peft's configuration, or put into the ups and noted.
 
 diffusers' `save_lora_adapter` and `save_lora_weights` put peft's LoraConfig into the metadata, as JSON under
-`lora_adapter_metadata`. Their readers pass over `.alpha` tensors (of klein always; of any transformer in
-`load_lora_adapter`), and over that metadata too where `load_lora_adapter` is given neither `weight_name` nor
-`use_safetensors`: then alpha = rank is what they take. So the scale goes into the ups wherever that is exact, and
-what alpha was is noted for the way back.
+`lora_adapter_metadata`; a PeftModel saves it as adapter_config.json. But `load_lora_adapter` passes over `.alpha`
+tensors (for klein the pipeline does, too), and over that metadata unless it is given `weight_name` or
+`use_safetensors`: what is left is alpha = rank. So what we write for those readers has its scale in the ups.
 """
 
 from __future__ import annotations
@@ -14,101 +13,135 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from fractions import Fraction
+from typing import Any, Literal
 
 import torch
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 from torch import Tensor
 
-from fluxcore.training.lora_fuse import LoraFormatError, alpha_tensor
+from fluxcore.training.lora_fuse import LoraFormatError, alpha_tensor, times
 
 CONFIG = "lora_adapter_metadata"
 """diffusers' metadata entry: peft's LoraConfig as JSON, its keys behind `transformer.` where the tensors' names are."""
-IN_UPS = "fluxgym_alphas"
-"""Ours: the alphas whose scale is in the ups, as JSON: one number, or one per module."""
-_NOTE = TypeAdapter(FiniteFloat | dict[str, FiniteFloat] | None)
+IN_UPS = "fluxgym_in_ups"
+"""Ours: what the scale in the ups was made of, for the way back."""
+_PEFT_ALPHA = 8  # LoraConfig's default
 
 
-def without_alphas(
-    tensors: Mapping[str, Tensor], component: str = ""
-) -> tuple[dict[str, Tensor], dict[str, str], bool]:
-    """A LoRA with an `.alpha` a module, for readers that take none: its tensors, metadata, and if it is in the ups.
+class _Before(BaseModel, strict=True):
+    """IN_UPS as JSON: the alphas, one for all or by module, and the matrices' dtype where it was a narrower one."""
 
-    `tensors` have peft's names behind `component` (`transformer.` or nothing). Where alpha / rank times each up is
-    exact in the up's dtype (any power of two, say, short of under- and overflow), that is what the file has, with
-    alpha = rank in the configuration; else the matrices stay as they are and the configuration has the alphas.
+    alpha: FiniteFloat | dict[str, FiniteFloat]
+    dtype: Literal["bfloat16", "float16"] | None = None
+
+
+def scale_in_ups(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A LoRA by peft's names with an `.alpha` a module, for readers that take none: its matrices, and metadata.
+
+    The ups are times alpha / rank. Where 16 bits don't hold that, all matrices are in 32, which is undone exactly; ups
+    in 32 bit are rounded once where alpha / rank is no power of two. Raises LoraFormatError for an alpha of (all but) 0
+    or beyond all sense.
     """
-    alphas = {key.removesuffix(".alpha"): float(t.item()) for key, t in tensors.items() if key.endswith(".alpha")}
     matrices = {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")}
-    ranks = {path: len(matrices[f"{path}.lora_A.weight"]) for path in alphas}
-    scaled = {}
-    for path, alpha in alphas.items():
-        up = _scaled(matrices[f"{path}.lora_B.weight"], alpha / ranks[path])
-        if up is None:
-            return matrices, {CONFIG: _config(ranks, alphas, component)}, False
-        scaled[f"{path}.lora_B.weight"] = up
-    metadata = {CONFIG: _config(ranks, {path: float(rank) for path, rank in ranks.items()}, component)}
-    if any(alpha != ranks[path] for path, alpha in alphas.items()):
-        different = set(alphas.values())
-        metadata[IN_UPS] = json.dumps(different.pop() if len(different) == 1 else alphas, sort_keys=True)
-    return matrices | scaled, metadata, True
+    alphas = {key.removesuffix(".alpha"): float(t.item()) for key, t in tensors.items() if key.endswith(".alpha")}
+    scales = {path: Fraction(alpha) / len(matrices[f"{path}.lora_A.weight"]) for path, alpha in alphas.items()}
+    for path, scale in scales.items():
+        if not _usable(scale):
+            has = f"alpha {alphas[path]:g} over rank {len(matrices[f'{path}.lora_A.weight'])}"
+            raise LoraFormatError(f"{path} has {has}, which weights can't be multiplied by and divided by again.")
+    if all(scale == 1 for scale in scales.values()):
+        return matrices, {}
+    dtypes = {tensor.dtype for tensor in matrices.values()}
+    before = _Before(
+        alpha=next(iter(alphas.values())) if len(set(alphas.values())) == 1 else dict(sorted(alphas.items()))
+    )
+    if not all(_holds(matrices[f"{path}.lora_B.weight"], scale) for path, scale in scales.items()):
+        if len(dtypes) == 1:
+            before.dtype = "bfloat16" if torch.bfloat16 in dtypes else "float16"
+        matrices = {
+            key: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for key, tensor in matrices.items()
+        }
+    for path, scale in scales.items():
+        matrices[f"{path}.lora_B.weight"] = times(matrices[f"{path}.lora_B.weight"], scale)
+    return matrices, {IN_UPS: before.model_dump_json(exclude_none=True)}
 
 
-def with_alphas(tensors: Mapping[str, Tensor], config: str | None, in_ups: str | None) -> dict[str, Tensor]:
-    """What a file says with `config` and `in_ups` (its CONFIG and IN_UPS, None = not there) as tensors alone.
+def _usable(scale: Fraction) -> bool:
+    return Fraction(1, 2**100) < abs(scale) < 2**100
 
-    Alphas become `.alpha` tensors (0-d, float32, or float64 where that does not hold them), and a scale that was put
-    into the ups is taken out of them, where that is exact. Raises LoraFormatError where the alphas are there twice or
-    can't be read out of `config`.
+
+def _holds(up: Tensor, scale: Fraction) -> bool:
+    """Whether an up of 16 bits times `scale` needs no more; the wider ones are as wide as is of use."""
+    return up.dtype.itemsize > 2 or torch.equal(times(up, scale).double(), times(up.double(), scale))
+
+
+def config_of(tensors: Mapping[str, Tensor]) -> str:
+    """peft's LoraConfig for matrices by peft's names with alpha = rank, as JSON.
+
+    `^`, and the modules as a pattern: peft matches a name's end else, and some modules' names end alike.
+    """
+    downs = {key.removesuffix(".lora_A.weight"): len(t) for key, t in tensors.items() if key.endswith(".lora_A.weight")}
+    counts = Counter(downs.values())
+    rank = max(counts, key=lambda rank: (counts[rank], rank))
+    others = {f"^{path}": other for path, other in downs.items() if other != rank}
+    targets = "|".join(map(re.escape, sorted(downs)))
+    config = {"r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": others, "target_modules": targets}
+    return json.dumps(config, sort_keys=True)
+
+
+def with_alphas(
+    tensors: Mapping[str, Tensor], config: str | None, in_ups: str | None, where: str = CONFIG
+) -> dict[str, Tensor]:
+    """What a file says with `config` (peft's, `where` it stands) and `in_ups` (None = not there) as tensors alone.
+
+    Alphas become `.alpha` tensors (0-d; a config's in float32, as our other formats take them), and a scale that was
+    put into the ups is taken out of them. Raises LoraFormatError where alphas are there twice, or `config` gives none.
     """
     out = dict(tensors)
     if config is not None:
         if any(key.endswith(".alpha") for key in tensors):
-            raise LoraFormatError(f"it has its alphas twice, as tensors and as {CONFIG}.")
-        out.update(_alphas_of(tensors, config))
-    noted = _number_or_numbers(in_ups)
-    for key, down in tensors.items():
-        path, rank = key.removesuffix(".lora_A.weight"), len(down) if down.ndim else 0
-        up = tensors.get(f"{path}.lora_B.weight")
-        alpha = noted.get(path) if isinstance(noted, dict) else noted
-        if path == key or up is None or rank == 0 or not alpha or float(out.get(f"{path}.alpha", rank)) != rank:
-            continue  # where the file says another alpha than the rank, someone wrote it anew since
-        before = _scaled(up, rank / alpha)
-        if before is not None and (again := _scaled(before, alpha / rank)) is not None and torch.equal(again, up):
-            out[f"{path}.lora_B.weight"] = before
-            out[f"{path}.alpha"] = alpha_tensor(alpha, (torch.float32, torch.float64))
+            raise LoraFormatError(f"it has its alphas twice, as tensors and as {where}.")
+        out.update(_alphas_of(tensors, config, where))
+    try:
+        before = _Before.model_validate_json(in_ups or "null")
+    except ValidationError:  # the scale stays in the ups, and nothing is wrong
+        return out
+    for key in tensors:
+        path = key.removesuffix(".lora_A.weight")
+        if path != key and f"{path}.lora_B.weight" in tensors:
+            out.update(_taken_out(path, out, before))
     return out
 
 
-def _scaled(up: Tensor, scale: float) -> Tensor | None:
-    """`scale * up` in its dtype; None where that is not exact, so that it could not be undone."""
-    wide = up.double()
-    product = (wide * scale).to(up.dtype)
-    exact = scale != 0 and torch.equal(product.double(), wide * scale)
-    return product if exact and torch.equal((product.double() / scale).to(up.dtype), up) else None
+def _taken_out(path: str, tensors: Mapping[str, Tensor], before: _Before) -> dict[str, Tensor]:
+    """A module as it was before its scale went into the ups; {} where another program has changed it since."""
+    down, up = tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"]
+    alpha = before.alpha.get(path.removeprefix("transformer.")) if isinstance(before.alpha, dict) else before.alpha
+    rank = len(down) if down.ndim else 0
+    if (
+        not alpha
+        or not rank
+        or not _usable(Fraction(alpha) / rank)
+        or float(tensors.get(f"{path}.alpha", rank)) != rank
+    ):
+        return {}
+    scale = Fraction(alpha) / rank
+    dtype = getattr(torch, before.dtype) if before.dtype else up.dtype
+    narrow, old = down.to(dtype), times(up, 1 / scale, dtype)
+    if not torch.equal(narrow.to(down.dtype), down) or not torch.equal(times(old, scale, up.dtype), up):
+        return {}
+    alone = alpha_tensor(alpha, (torch.float32, torch.float64))
+    return {f"{path}.lora_A.weight": narrow, f"{path}.lora_B.weight": old, f"{path}.alpha": alone}
 
 
-def _config(ranks: Mapping[str, int], alphas: Mapping[str, float], component: str) -> str:
-    """What LoraConfig takes to make these modules (`^`: peft matches a pattern at a name's end, and some end alike)."""
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    names = {path: path.removeprefix(component) for path in ranks}
-    settings: dict[str, Any] = {
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {f"^{names[path]}": value for path, value in ranks.items() if value != rank},
-        "alpha_pattern": {f"^{names[path]}": value for path, value in alphas.items() if value != alpha},
-        "target_modules": sorted(names.values()),
-    }
-    return json.dumps({f"{component}{key}": value for key, value in settings.items()}, sort_keys=True)
-
-
-def _alphas_of(tensors: Mapping[str, Tensor], adapter: str) -> dict[str, Tensor]:
+def _alphas_of(tensors: Mapping[str, Tensor], text: str, where: str) -> dict[str, Tensor]:
     try:
-        config = json.loads(adapter)
-    except json.JSONDecodeError:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise LoraFormatError(f"its {CONFIG} is no JSON object, so its alphas are not known.")
+        raise LoraFormatError(f"its {where} is no JSON object, so its alphas are not known.")
     alphas: dict[str, Tensor] = {}
     for key in tensors:
         name = key.removesuffix(".lora_A.weight")
@@ -117,20 +150,21 @@ def _alphas_of(tensors: Mapping[str, Tensor], adapter: str) -> dict[str, Tensor]
         component = next((c for c in ("transformer.", "text_encoder.") if name.startswith(c)), "")
         settings = {k.removeprefix(component): v for k, v in config.items() if k.startswith(component)}
         try:
-            alpha = _peft_alpha(name.removeprefix(component), len(tensors[key]), settings)
+            alpha = _peft_alpha(name.removeprefix(component), len(tensors[key]), settings, where)
         except LoraFormatError:
             raise
-        except (TypeError, ValueError, re.error) as error:
-            raise LoraFormatError(f"its {CONFIG} gives no alpha for {name}: {error}") from error
+        except (TypeError, ValueError, OverflowError, re.error) as error:
+            raise LoraFormatError(f"its {where} gives no alpha for {name}: {error}") from error
         alphas[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
     return alphas
 
 
-def _peft_alpha(module: str, rank: int, settings: Mapping[str, Any]) -> float:
-    patterns = dict(settings.get("alpha_pattern") or {})
-    # peft takes the first pattern that matches at the end of a module's name.
-    pattern = next((p for p in patterns if re.match(rf"(.*\.)?({p})$", module)), None)
-    alpha = float(settings.get("lora_alpha", rank) if pattern is None else patterns[pattern])
+def _peft_alpha(module: str, rank: int, settings: Mapping[str, Any], where: str) -> float:
+    if not settings:
+        return float(rank)
+    if (said := _by_pattern(module, settings.get("rank_pattern"), settings.get("r", rank))) != rank:
+        raise LoraFormatError(f"its {where} is another LoRA's: {module} has rank {rank} here and {said} there.")
+    alpha = float(_by_pattern(module, settings.get("alpha_pattern"), settings.get("lora_alpha", _PEFT_ALPHA)))
     if not settings.get("use_rslora"):
         return alpha
     if math.isqrt(rank) ** 2 != rank:
@@ -140,9 +174,7 @@ def _peft_alpha(module: str, rank: int, settings: Mapping[str, Any]) -> float:
     return alpha * math.isqrt(rank)
 
 
-def _number_or_numbers(text: str | None) -> float | dict[str, float] | None:
-    """IN_UPS as written; None where it is none: then the scale stays in the ups, and nothing is wrong."""
-    try:
-        return _NOTE.validate_json(text or "null", strict=True)
-    except ValidationError:
-        return None
+def _by_pattern(module: str, patterns: Any, default: Any) -> Any:
+    """peft takes the first pattern that matches at the end of a module's name."""
+    found = dict(patterns or {})
+    return next((value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module)), default)

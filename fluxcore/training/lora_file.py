@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -31,23 +31,18 @@ def implementation(form: LoraFormat, klein: bool) -> str:
     return f"https://github.com/black-forest-labs/flux{'2' if klein else ''}"
 
 
-_NOT_IN_UPS = (
-    "its scale (alpha / rank) can't be put into the matrices without rounding them, so it is in the file's metadata, "
-    "which diffusers reads only when told the file's name: load_lora_adapter(FOLDER, weight_name=FILE, prefix=None)"
-)
-
-
 _PEFT_MODEL = "base_model.model."
-"""In front of peft's names where a PeftModel saved them."""
+"""In front of peft's names where a PeftModel saved them; its configuration is in _BESIDE."""
+_BESIDE = "adapter_config.json"
 
 
 def read_lora(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A LoRA's tensors (on the CPU, in the file's dtypes) and its metadata, `{}` where it has none.
 
-    Alphas that the file has in its metadata or its ups (`adapter_metadata.py`) come back as `.alpha` tensors, and those
-    entries are left out: the tensors alone say what the LoRA adds. So do those of the adapter_config.json beside what a
-    PeftModel saved. Raises LoraFormatError where the file is cut
-    short, no safetensors file or no FLUX LoRA (before any tensor is read), OSError where it can't be opened.
+    Alphas that are in the metadata, in the ups (`adapter_metadata.py`) or, of what a PeftModel saved, in the
+    adapter_config.json beside it come back as `.alpha` tensors, and those entries are left out: the tensors alone say
+    what the LoRA adds. Raises LoraFormatError where the file is cut short, no safetensors file or no FLUX LoRA (before
+    any tensor is read), or its alphas can't be told; OSError where it can't be opened.
     """
     with open(path, "rb"):  # a missing file or a folder: Python's own error names it
         pass
@@ -60,25 +55,26 @@ def read_lora(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
         raise LoraFormatError(f"{path} is cut short or no safetensors file ({error}). Copy it here again.") from error
     except LoraFormatError as error:
         raise LoraFormatError(f"{path}: {error}") from error
-    said = metadata.pop(adapter_metadata.CONFIG, None), metadata.pop(adapter_metadata.IN_UPS, None)
-    if all(key.startswith(_PEFT_MODEL) for key in tensors):
-        tensors = {key.removeprefix(_PEFT_MODEL): tensor for key, tensor in tensors.items()}
-        said = _beside(Path(path)), None
+    config, in_ups = metadata.pop(adapter_metadata.CONFIG, None), metadata.pop(adapter_metadata.IN_UPS, None)
     if kind not in ("diffusers", "peft"):  # the others have an `.alpha` each, which all readers take
         return tensors, metadata
+    where = adapter_metadata.CONFIG
+    if all(key.startswith(_PEFT_MODEL) for key in tensors):
+        tensors = {key.removeprefix(_PEFT_MODEL): tensor for key, tensor in tensors.items()}
+        if not any(key.endswith(".alpha") for key in tensors):
+            config, where = _beside(Path(path)), _BESIDE
     try:
-        return adapter_metadata.with_alphas(tensors, *said), metadata
+        return adapter_metadata.with_alphas(tensors, config, in_ups, where), metadata
     except LoraFormatError as error:
         raise LoraFormatError(f"{path}: {error}") from error
 
 
 def _beside(path: Path) -> str:
-    """The adapter_config.json that peft saves beside a PeftModel's weights."""
     try:
-        return (path.parent / "adapter_config.json").read_text()
+        return (path.parent / _BESIDE).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise LoraFormatError(
-            f"{path} is a PeftModel's, whose alphas are in adapter_config.json, which can't be read. Put it beside it."
+            f"{path} is a PeftModel's, whose alphas are in {_BESIDE}, which can't be read. Put it beside it."
         ) from None
 
 
@@ -108,21 +104,15 @@ def save_network(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
     write_atomic(Path(path), (len(text).to_bytes(8, "little"), text, blob[start:]))
 
 
-def convert_lora(
-    in_path: str | os.PathLike[str],
-    out_path: str | os.PathLike[str],
-    to: LoraFormat,
-    note: Callable[[str], None] = lambda text: None,
-) -> LoraFormat:
+def convert_lora(in_path: str | os.PathLike[str], out_path: str | os.PathLike[str], to: LoraFormat) -> LoraFormat:
     """Write the LoRA of `in_path` to `out_path` with another family of names, exactly; gives the format it found.
 
     A file that already has the names of `to` is copied byte for byte (not under peft's, which say alpha in several
     ways). Metadata is kept; what would be untrue afterwards (hashes, `modelspec.implementation`,
     `lora_adapter_metadata`) is made anew or left out. An `out_path` that exists is replaced, and only once the new file
-    is whole. Where readers take no `.alpha` tensors (peft's names, klein under diffusers'), the scale goes into the ups
-    as far as that is exact (`adapter_metadata.py`); `note` is told what to mind where it isn't. Raises LoraFormatError
-    for what can't be converted (see TO_FORMAT's functions), ValueError for another `to` or where both paths are one
-    file, OSError.
+    is whole. For readers that take no `.alpha` (of peft's names, of klein under diffusers'), the scale is in the ups;
+    `adapter_metadata.scale_in_ups` says what is exact there. Raises LoraFormatError for what can't be converted (see
+    TO_FORMAT's functions), ValueError for another `to` or where both paths are one file, OSError.
     """
     if to not in get_args(LoraFormat):
         raise ValueError(f"a LoRA converts to {' or '.join(get_args(LoraFormat))}, not to {to!r}")
@@ -138,12 +128,12 @@ def convert_lora(
     try:
         names = _names(tensors, metadata)
         if to == "peft" or (to == "diffusers" and names is KLEIN):
-            prefix = "" if to == "peft" else "transformer."
-            of_peft = {f"{prefix}{key}": tensor for key, tensor in to_peft_file(tensors, None, names).items()}
-            converted, alphas, in_ups = adapter_metadata.without_alphas(of_peft, prefix)
-            metadata |= alphas
-            if not in_ups and to == "peft":
-                note(_NOT_IN_UPS)
+            converted, noted = adapter_metadata.scale_in_ups(to_peft_file(tensors, None, names))
+            metadata |= noted
+            if to == "peft":
+                metadata[adapter_metadata.CONFIG] = adapter_metadata.config_of(converted)
+            else:
+                converted = {f"transformer.{key}": tensor for key, tensor in converted.items()}
         else:
             converted = TO_FORMAT[to](tensors, None, names)
     except LoraFormatError as error:

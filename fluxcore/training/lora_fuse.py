@@ -37,6 +37,16 @@ def alpha_tensor(alpha: float, dtypes: Sequence[torch.dtype]) -> Tensor:
     return next(t for t in (torch.tensor(alpha, dtype=dtype) for dtype in dtypes) if t.item() == alpha)
 
 
+def times(up: Tensor, scale: Fraction, dtype: torch.dtype | None = None) -> Tensor:
+    """`scale * up`, rounded into `dtype` (None = its own); times its inverse gives the up back where that holds it."""
+    wide = up.double()
+    if max(abs(scale.numerator), scale.denominator) < 2**53:  # 49 * (1 / 49) is not 1
+        wide = wide * scale.numerator / scale.denominator
+    else:
+        wide = wide * float(scale)
+    return wide.to(dtype or up.dtype)
+
+
 @dataclass(frozen=True)
 class LoraModule:
     """One low-rank pair: it adds `alpha / rank * up @ down` to a linear layer's weight.

@@ -5,7 +5,7 @@
   `lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight`, `….lora_up.weight`, `….alpha`.
 - `diffusers` (what `FluxPipeline.save_lora_weights` writes) and `peft` (the same without the `transformer.` in front,
   what `peft.get_peft_model_state_dict` gives): one LoRA a projection,
-  `transformer.transformer_blocks.0.attn.to_q.lora_A.weight`, `….lora_B.weight`, and here always `….alpha`.
+  `transformer.transformer_blocks.0.attn.to_q.lora_A.weight`, `….lora_B.weight`, and here `….alpha`.
 
 - `comfyui` (what ComfyUI's own nodes save): the modules and matrices of sd-scripts' form under the names of the model
   itself, `diffusion_model.double_blocks.0.img_attn.qkv.lora_down.weight`.
@@ -15,7 +15,8 @@ is (out, r). How fused modules convert, and what is exact: `lora_fuse.py`. Where
 
 Klein's have the same forms, with two differences. sd-scripts train no FLUX.2; its form is that of kohya's musubi-tuner,
 which ComfyUI and diffusers read as well. And diffusers' reader of FLUX.2 takes no `.alpha`: under its names the scale
-is in the ups, exactly where alpha / rank is a power of two, else rounded once to the matrices' dtype.
+is in the ups, rounded once to the matrices' dtype where that does not hold it. A file in peft's names has it there too
+(`adapter_metadata.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, alpha_tensor, fuse, split_fused
+from fluxcore.training.lora_fuse import LoraFormatError, LoraModule, alpha_tensor, fuse, split_fused, times
 from fluxcore.training.lora_names import FLUX_1, KLEIN, Names, names_of
 
 __all__ = [
@@ -173,7 +174,7 @@ def to_peft_file(
 ) -> dict[str, Tensor]:
     """The LoRA under peft's names, with an `.alpha` a module as in to_diffusers. Raises where CLIP-L has a part.
 
-    peft's own files have no `.alpha`, and no reader of theirs takes one: see `adapter_metadata.without_alphas`.
+    peft's own files have none, and their readers take none: for a file there is `adapter_metadata.scale_in_ups`.
     """
     modules = _parse(state, alpha, names or names_of(state))
     if any(path.startswith("text_encoder.") for path in modules):
@@ -233,7 +234,7 @@ def _scaled(modules: Mapping[str, LoraModule]) -> dict[str, LoraModule]:
     return {
         path: module
         if module.scale == 1
-        else LoraModule(module.down, (module.up.double() * float(module.scale)).to(module.up.dtype), float(module.rank))
+        else LoraModule(module.down, times(module.up, module.scale), float(module.rank))
         for path, module in modules.items()
     }
 
