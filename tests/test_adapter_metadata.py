@@ -177,6 +177,19 @@ def test_no_pair_of_alpha_and_rank_is_lost(alpha: float, rank: int) -> None:
     assert back.get("x_embedder.alpha", torch.tensor(rank)).item() == alpha
 
 
+def test_of_several_dtypes_each_module_says_what_it_adds() -> None:
+    of_32 = {key.replace("proj_out", "x_embedder"): t for key, t in one(SINGLE, 0.1, 1.5).items()}
+    for dtype in (HALF, BRAIN):
+        before = {**one(dtype, 0.1, 1.5), **of_32}
+        matrices, noted = scale_in_ups(before)
+        back = with_alphas(matrices, None, noted[IN_UPS])
+        assert same({k: t for k, t in back.items() if "proj_out" in k}, one(dtype, 0.1, 1.5))
+        assert torch.equal(
+            back["x_embedder.lora_B.weight"] * back.get("x_embedder.alpha", torch.tensor(4.0)) / 4,
+            of_32["x_embedder.lora_B.weight"] * 1.5 / 4,
+        )
+
+
 @pytest.mark.parametrize("alpha", [0.0, 5e-324, 1e-40, -1e40])
 def test_an_alpha_that_weights_cannot_take_is_refused(alpha: float) -> None:
     tensors = {**one(), "proj_out.alpha": torch.tensor(alpha, dtype=torch.float64)}

@@ -39,8 +39,10 @@ def test_a_published_state_never_changes(tmp_path):
     before = runs.get("cat").state
     fake.steps(5)
     fake.sample()
+    fake.append("trainer", "dataset.changed", {"notice": "Other pictures."})
     runs.expire()
     after = runs.get("cat").state
+    assert after.notices and not before.notices
     assert before.step == 5 and len(before.recent_seconds) == 5 and not before.samples
     assert after.step == 10 and len(after.samples) == 4
     assert runs.get("cat").state is after, "a quiet log is folded and copied once"

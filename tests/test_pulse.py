@@ -78,11 +78,12 @@ def test_what_a_page_says_of_a_run_is_in_its_shape(outputs):
         ("app", "run.tagged", {"tags": ["best"]}),
         ("app", "run.noted", {"note": "for Ann"}),
         ("app", "run.titled", {"title": "My cat"}),
+        ("trainer", "dataset.changed", {"notice": "Other pictures."}),
     ):
         run.append(source, type, data)
         live_runs().expire()
         shapes.add(live_runs().get("cat").shape)
-    assert len(shapes) == 6
+    assert len(shapes) == 7
 
 
 def run_writer(outputs: Path) -> str:

@@ -52,16 +52,13 @@ def scale_in_ups(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
             raise LoraFormatError(f"{path} has {has}, which weights can't be multiplied by and divided by again.")
     if all(scale == 1 for scale in scales.values()):
         return matrices, {}
-    dtypes = {tensor.dtype for tensor in matrices.values()}
-    before = _Before(
-        alpha=next(iter(alphas.values())) if len(set(alphas.values())) == 1 else dict(sorted(alphas.items()))
-    )
+    one_for_all = len(set(alphas.values())) == 1
+    before = _Before(alpha=next(iter(alphas.values())) if one_for_all else dict(sorted(alphas.items())))
     if not all(_holds(matrices[f"{path}.lora_B.weight"], scale) for path, scale in scales.items()):
-        if len(dtypes) == 1:
-            before.dtype = "bfloat16" if torch.bfloat16 in dtypes else "float16"
-        matrices = {
-            key: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for key, tensor in matrices.items()
-        }
+        narrow = {tensor.dtype for tensor in matrices.values()}
+        before.dtype = "bfloat16" if torch.bfloat16 in narrow else "float16"
+        wide = lambda dtype: torch.promote_types(dtype, torch.float32)
+        matrices = {key: tensor.to(wide(tensor.dtype)) for key, tensor in matrices.items()}
     for path, scale in scales.items():
         matrices[f"{path}.lora_B.weight"] = times(matrices[f"{path}.lora_B.weight"], scale)
     return matrices, {IN_UPS: before.model_dump_json(exclude_none=True)}

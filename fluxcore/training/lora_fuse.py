@@ -39,12 +39,7 @@ def alpha_tensor(alpha: float, dtypes: Sequence[torch.dtype]) -> Tensor:
 
 def times(up: Tensor, scale: Fraction, dtype: torch.dtype | None = None) -> Tensor:
     """`scale * up`, rounded into `dtype` (None = its own); times its inverse gives the up back where that holds it."""
-    wide = up.double()
-    if max(abs(scale.numerator), scale.denominator) < 2**53:  # 49 * (1 / 49) is not 1
-        wide = wide * scale.numerator / scale.denominator
-    else:
-        wide = wide * float(scale)
-    return wide.to(dtype or up.dtype)
+    return (up.double() * float(scale)).to(dtype or up.dtype)
 
 
 @dataclass(frozen=True)
