@@ -308,13 +308,16 @@ def _bars(stream: IO[bytes]) -> tuple[list[tuple[int, float]], str]:
 
 
 def finished(command: list[str]) -> tuple[float, float]:
-    """Run a command; its wall seconds and peak memory in MiB."""
+    """Run a command; its wall seconds and peak memory in MiB. What it says is shown where it fails."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=PROJECT_ROOT, env=environment())
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=PROJECT_ROOT, env=environment())
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            text = said.read().decode(errors="replace")
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{text[-3000:]}")
     return time.perf_counter() - started, used.ru_maxrss / 1024
 
 
