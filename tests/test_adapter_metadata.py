@@ -165,16 +165,16 @@ def test_the_scale_goes_into_the_ups_and_out_again(
     assert same(back, before if alpha != 4 else {k: t for k, t in before.items() if "alpha" not in k})
 
 
-@pytest.mark.parametrize("alpha", [*range(1, 130, 3), 0.3])
 @pytest.mark.parametrize("rank", [1, 3, 4, 8, 96])
-def test_no_pair_of_alpha_and_rank_is_lost(alpha: float, rank: int) -> None:
+def test_no_pair_of_alpha_and_rank_is_lost(rank: int) -> None:
     ups = torch.randn(6, rank, generator=torch.Generator().manual_seed(rank)).bfloat16()
-    before = {"x_embedder.lora_A.weight": torch.ones(rank, 4).bfloat16(), "x_embedder.lora_B.weight": ups}
-    before["x_embedder.alpha"] = torch.tensor(float(alpha), dtype=torch.float64)
-    matrices, noted = scale_in_ups(before)
-    back = with_alphas(matrices, None, noted.get(IN_UPS))
-    assert torch.equal(back["x_embedder.lora_B.weight"], ups)
-    assert back.get("x_embedder.alpha", torch.tensor(rank)).item() == alpha
+    for alpha in (*range(1, 130, 3), 0.3):
+        before = {"x_embedder.lora_A.weight": torch.ones(rank, 4).bfloat16(), "x_embedder.lora_B.weight": ups}
+        before["x_embedder.alpha"] = torch.tensor(float(alpha), dtype=torch.float64)
+        matrices, noted = scale_in_ups(before)
+        back = with_alphas(matrices, None, noted.get(IN_UPS))
+        assert torch.equal(back["x_embedder.lora_B.weight"], ups), alpha
+        assert back.get("x_embedder.alpha", torch.tensor(rank)).item() == alpha
 
 
 def test_of_several_dtypes_each_module_says_what_it_adds() -> None:
