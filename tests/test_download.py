@@ -126,7 +126,10 @@ def refused(**environment: str) -> str:
 
 def test_a_gated_model_wants_its_licence_accepted_and_a_token(hub: Hub) -> None:
     hub.gated.add(REPO)
-    assert "gated: accept its licence at https://huggingface.co/someone/flux, set HF_TOKEN" in refused()
+    assert "gated: accept its licence at https://huggingface.co/someone/flux and keep a token of that" in (
+        said := refused()
+    )
+    assert "under Settings in the app, or set HF_TOKEN and end the runner" in said
     assert "does not accept HF_TOKEN" in refused(HF_TOKEN="hf_wrong")
     hub.token = "hf_right"
     with pytest.MonkeyPatch.context() as patch:

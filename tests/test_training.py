@@ -406,7 +406,7 @@ def broken_picture(folder: Path) -> None:
         ({}, broken_picture, 3, "can't be read"),
         ({"resume_from_checkpoint": "x-state"}, None, 2, "can't be resumed from"),
         ({"sample_prompts": "cat --w big"}, None, 2, "sample prompt"),
-        ({"network_weights": "/nowhere.safetensors"}, None, 2, "can't be used"),
+        ({"network_weights": "/nowhere.safetensors"}, None, 2, "/nowhere.safetensors can't be used: there is no such"),
     ],
 )
 def test_a_wrong_run_ends_in_one_sentence_and_its_exit_code(

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fluxcore.config import ConfigError, parse_config
+from fluxcore.config import ConfigError, RunConfig, parse_config, resolve_config
 from fluxcore.config.arguments import parse_blocks, parse_optimizer_args
 from fluxcore.models.flux import FLUX_1
 from fluxcore.models.loading import load_pipeline
@@ -23,7 +23,7 @@ from fluxcore.training.lora_layers import LeanLoraLinear
 from fluxcore.training.network import add_network, continue_from, network_tensors
 from fluxcore.training.noise_levels import draw_sigmas
 from fluxcore.training.objective import sample_losses, sigma_weights
-from fluxcore.training.optimizers import effective_rate, make_optimizer
+from fluxcore.training.optimizers import effective_rate, make_optimizer, make_schedule
 from fluxcore.training.states import lora_state
 from tests.training_tools import events_of, lora_of, losses_of, new_run, some_pictures, steps_of, train_here
 
@@ -301,7 +301,10 @@ def test_of_a_lora_that_does_not_fit_it_is_told_what_it_is(tmp_path: Path) -> No
     save_network(file, network_tensors(wider, config, FLUX_1, torch.float32), {})
     assert refused(file).startswith("its layers have other widths, so it is another base model's: set base_model")
     assert refused(nothing) == "there is no such file" and refused(tmp_path) == "it is a folder"
-    assert refused(text).startswith("is cut short or no safetensors file")
+    assert refused(text) == "it is cut short or no safetensors file: copy it here again"
+    del wider[next(iter(wider))]  # as of a base with other blocks
+    save_network(file, {f"transformer.{name}": value for name, value in wider.items()}, {})
+    assert "other widths" in refused(file) or "only" in refused(file)
 
 
 @pytest.mark.parametrize("others", ["rank", "family"])
@@ -324,6 +327,52 @@ def test_of_a_lora_that_does_not_fit_both_base_models_are_named(others: str, tmp
     with pytest.raises(TrainingError) as error:
         continue_from(other, file, wrong, FLUX_1)
     assert "trained on" not in str(error.value)
+
+
+def test_of_a_lora_that_fits_another_base_model_is_told(tmp_path: Path) -> None:
+    from fluxcore.training.lora_file import save_network
+
+    model, config = filled(KINDS[next(iter(KINDS))])
+    file = tmp_path / "network.safetensors"
+    for base, told in (
+        ("flux1-krea-dev.safetensors", "it says that it was trained on flux1-krea-dev"),
+        ("flux-mini", ""),
+    ):
+        save_network(
+            file, network_tensors(lora_state(model), config, FLUX_1, torch.float32), {"ss_sd_model_name": base}
+        )
+        assert told in (said := continue_from(model, file, config, FLUX_1)) and bool(said) is bool(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "factors"),
+    [
+        ("constant", {"lr_warmup_steps": 2}, [1, 1, 1, 1, 1, 1]),  # sd-scripts' too takes no notice of a warm-up
+        ("constant_with_warmup", {"lr_warmup_steps": 2}, [0, 0.5, 1, 1, 1, 1]),
+        ("linear", {"lr_warmup_steps": 2}, [0, 0.5, 1, 0.75, 0.5, 0.25]),
+        ("cosine", {"lr_warmup_steps": 2}, [0, 0.5, 1, 0.8536, 0.5, 0.1464]),
+        ("cosine_with_restarts", {"lr_warmup_steps": 2, "lr_scheduler_num_cycles": 2}, [0, 0.5, 1, 0.5, 1, 0.5]),
+        ("polynomial", {"lr_warmup_steps": 2, "lr_scheduler_power": 2.0}, [0, 0.5, 1, 0.5625, 0.25, 0.0625]),
+    ],
+)
+def test_a_schedule_is_that_of_its_name(name: str, settings: dict, factors: list[float]) -> None:
+    config = resolve_config({"lora_name": "cat", "lr_scheduler": name, "learning_rate": "1.0", **settings})
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    schedule = make_schedule(config, optimizer, 6)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(factors, abs=1e-3)
+
+
+def test_every_schedule_of_the_schema_is_tested() -> None:
+    from typing import get_args
+
+    tested = {mark.args[1][i][0] for mark in test_a_schedule_is_that_of_its_name.pytestmark for i in range(6)}
+    assert set(get_args(RunConfig.model_fields["lr_scheduler"].annotation)) == tested
 
 
 @pytest.mark.parametrize("kind", ["lokr", "lokr, whole matrices", "loha"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
-from fluxcore.runs import find_state, load_run, resume_choice
+from fluxcore.config import parse_config
+from fluxcore.runs import RunFolder, find_state, load_run, resume_choice, save_config
 from fluxcore.runs.state_files import read_about, write_about
 from fluxcore.training.failures import Exit, TrainingError
 from fluxcore.training.order import Order, parse_arguments, take_order
@@ -132,6 +135,74 @@ def test_a_damaged_checkpoint_is_left_out_before_anything_is_set_aside_for_it(tm
     assert choice() == first.name
     (second / "model.safetensors").write_bytes(weights)
     assert choice() == second.name and order(second).step == 4, "it was put right"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "wanted"),
+    [
+        ({"use_dora": True, "network_alpha": 2.0}, {"network_alpha": 4.0}, "--set network_alpha=2"),
+        ({"network_algo": "lokr"}, {"network_alpha": 16.0}, "--set network_alpha=8"),
+        ({"network_algo": "loha"}, {"network_alpha": 0.5}, "--set network_alpha=8"),
+        ({"network_algo": "lokr", "network_dim": 64}, {"network_dim": 65}, "--set network_dim=64"),
+        ({"train_layers": "attn"}, {"network_alpha": 3.0}, "--set network_alpha=8"),
+        ({}, {"use_rslora": True}, "--set use_rslora=false"),
+        ({}, {"use_dora": True, "network_alpha": 3.0}, "--set network_alpha=8 --set use_dora=false"),
+    ],
+)
+def test_another_network_is_refused_before_anything_is_set_aside(
+    tmp_path: Path, before: dict, now: dict, wanted: str
+) -> None:
+    folder = new_run(tmp_path, "other", some_pictures, **{"network_dim": 2, **before})
+    train_here(folder)
+    state = folder.path / "other-step00000002-state"
+    shutil.copytree(folder.final_state, state)
+    (state / "train_state.json").write_text('{"current_epoch": 1, "current_step": 2, "attempt": 1}')
+    config = load_run(tmp_path, "other")[1].config
+    save_config(tmp_path, parse_config({**config, **now}), "cli")
+    files = sorted(str(path) for path in folder.path.rglob("*") if path.suffix != ".jsonl")
+    with pytest.raises(TrainingError, match=f"resume with `{wanted}`, or start afresh") as error:
+        train_here(folder, attempt=2, resume_from=state)
+    assert error.value.code == Exit.BAD_CONFIG
+    assert sorted(str(path) for path in folder.path.rglob("*") if path.suffix != ".jsonl") == files
+
+
+def test_a_files_thumbnail_is_the_newest_sample_of_an_earlier_attempt_too(tmp_path: Path) -> None:
+    def thumbnail(folder: RunFolder) -> str:
+        with safe_open(folder.final_weights, "pt") as file:
+            return file.metadata().get("modelspec.thumbnail", "")
+
+    drawn = {"sample_prompts": "ghost --s 1\ncat --s 1", "sample_every_n_steps": 2, "sample_at_first": True}
+    whole = new_run(tmp_path, "whole", some_pictures, network_dim=2, **drawn)
+    train_here(whole)
+    parted = new_run(tmp_path, "parted", some_pictures, network_dim=2, **drawn)
+    train_here(parted, stop_after=3)
+    (parted.samples / "parted_000003_00_20260101000000_42.png").write_bytes(b"torn")
+    train_here(parted, attempt=2, resume_from=parted.step_state(3))
+    assert thumbnail(parted) == thumbnail(whole) != ""
+    first = new_run(tmp_path, "first", some_pictures, network_dim=2, **{**drawn, "sample_every_n_steps": 9})
+    train_here(first)
+    assert thumbnail(first) == "", "the sample at step 0 shows the base model"
+
+
+def test_the_prior_pictures_weigh_what_is_asked_for(tmp_path: Path) -> None:
+    settings = {"dataset_config": SUBSETS, "network_dim": 2, "learning_rate": "1e-12", "max_train_steps": 8}
+    losses = {}
+    for weight in (0.0, 0.5, 1.0):
+        folder = new_run(tmp_path, f"prior-{weight:g}".replace(".", ""), shapes, **settings, prior_loss_weight=weight)
+        train_here(folder)
+        losses[weight] = list(losses_of(folder).values())
+    halfway = [(none + whole) / 2 for none, whole in zip(losses[0.0], losses[1.0], strict=True)]
+    assert losses[0.5] == pytest.approx(halfway, rel=1e-5)
+    assert any(none < whole * 0.9 for none, whole in zip(losses[0.0], losses[1.0], strict=True))
+
+
+def test_another_runs_checkpoint_is_told(tmp_path: Path) -> None:
+    one, other = (new_run(tmp_path, name, some_pictures, network_dim=2) for name in ("one", "other"))
+    train_here(one, stop_after=2)
+    shutil.copytree(one.step_state(2), other.step_state(2))
+    train_here(other, resume_from=other.step_state(2))
+    (told,) = events_of(other, "resume.adapted")
+    assert told.data["notices"] == ["it is a checkpoint of the run one"]
 
 
 def test_another_base_model_is_told(tmp_path: Path) -> None:

@@ -56,7 +56,6 @@ def train_here(
     log = PatientLog(EventLog(folder.path, "trainer", attempt=attempt))
     state = load_run(folder.path.parent, folder.name)[1]
     step = 0 if resume_from is None else int(resume_from.name.removesuffix("-state").rsplit("step", 1)[-1])
-    set_aside(folder, step, state)
 
     def stopping() -> bool:
         return stop_after is not None and stop_after in steps_of(folder)
@@ -64,7 +63,8 @@ def train_here(
     def wishes() -> set[str]:
         return {wish[1]} if wish and steps_of(folder)[-1] == wish[0] else set()
 
-    training = Training(folder, config_of(folder), log, resume_from, stopping, wishes)
+    make_way = lambda: set_aside(folder, step, state)
+    training = Training(folder, config_of(folder), log, resume_from, stopping, wishes, make_way=make_way)
     try:
         ended = training.run()
     finally:

@@ -104,11 +104,13 @@ attempt times its own steps first, so it ends equal within rounding, not to the 
 
 ## Resuming into other settings, and from sd-scripts
 
-Epochs, steps, learning rate, schedule, pictures and samples may change between attempts: the training goes on with the
-new ones. Another optimizer begins without memory of the steps before. Another rank, alpha, network or choice of layers
-is refused: the weights would not be those that were saved. A state has sd-scripts' names and order wherever their
-network has a place for the LoRA, and theirs are resumed here; [sd-scripts](sd-scripts.md) says what is exact. What is
-not taken over as it was is said in `resume.adapted`.
+Epochs, steps, learning rate, schedule, seed, pictures and samples may change between attempts: the training goes on
+with the new ones; other pictures, another base model and another run's checkpoint are told. Another optimizer begins
+without memory of the steps before. Another rank, alpha, network or choice of layers is refused, before anything is
+set aside: the weights would not be those that were saved. A mean of the losses is not kept in a state: the log has
+each step's. A state has sd-scripts' names and order wherever their network has a place for the LoRA, and theirs are
+resumed here; [sd-scripts](sd-scripts.md) says what is exact. What is not taken over as it was is said in
+`resume.adapted`, on the run's page and by `status NAME`.
 
 ## What the files are
 

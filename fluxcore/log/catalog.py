@@ -294,6 +294,12 @@ TYPES: tuple[EventType, ...] = (
         ),
     ),
     EventType(
+        "weights.adapted",
+        "trainer",
+        "the LoRA of `network_weights` is gone on from, though it says that it is another base model's",
+        (Field("notice", "which, in a sentence", "a.safetensors says that it was trained on …"),),
+    ),
+    EventType(
         "memory.short",
         "trainer",
         "the GPU's memory was full, and the training goes on: a step in smaller parts, as all later ones; captions and "

@@ -312,7 +312,8 @@ def explained(repo: str, error: Exception) -> Exception:
         if get_token():
             return DownloadError(f"accept the licence of {repo} at {page}, with HF_TOKEN's account")
         return DownloadError(
-            f"{repo} is gated: accept its licence at {page}, set HF_TOKEN to a token of that account, and {END_RUNNER}"
+            f"{repo} is gated: accept its licence at {page} and keep a token of that account under Settings in the "
+            f"app, or set HF_TOKEN and {END_RUNNER}"
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, RepositoryNotFoundError):

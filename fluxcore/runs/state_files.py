@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ABOUT_FILE = "fluxgym_state.json"
 DAMAGED_FILE = "fluxgym_damaged.json"
@@ -22,24 +24,26 @@ class StateDamaged(ValueError):
 
 @dataclass(frozen=True)
 class StateAbout:
-    """The run and the base model that a state was trained of and on ("" = not told), and its `files`.
+    """The run and the base model that a state was trained of and on ("" = not told), its `network`, and its `files`.
 
-    Of each file, by its path in the folder: bytes, and sha256 in hex.
+    `network`: the settings that decide what its weights add, by their names in a config ({} = not told). Of each file,
+    by its path in the folder: bytes, and sha256 in hex.
     """
 
     run: str = ""
     base_model: str = ""
+    network: dict[str, Any] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
-def write_about(folder: Path, run: str, base_model: str) -> None:
+def write_about(folder: Path, run: str, base_model: str, network: Mapping[str, Any] | None = None) -> None:
     """Write the file for all that lies in `folder` now: last of all, it vouches for the others."""
     files = {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": file_hash(file)}
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file != folder / ABOUT_FILE
     }
-    about = {"run": run, "base_model": base_model, "files": files}
+    about = {"run": run, "base_model": base_model, "network": dict(network or {}), "files": files}
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1))
 
 
@@ -48,7 +52,8 @@ def read_about(folder: Path) -> StateAbout:
     try:
         found = json.loads((folder / ABOUT_FILE).read_text())
         files = {str(name): (int(one["bytes"]), str(one["sha256"])) for name, one in found.get("files", {}).items()}
-        return StateAbout(str(found.get("run", "")), str(found.get("base_model", "")), files)
+        network = dict(found.get("network", {}))
+        return StateAbout(str(found.get("run", "")), str(found.get("base_model", "")), network, files)
     except (FileNotFoundError, NotADirectoryError):
         return StateAbout()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

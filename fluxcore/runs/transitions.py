@@ -344,6 +344,7 @@ TRANSITIONS: dict[str, Callable[[RunState, Event, dict[str, Any]], None]] = {
     "resume.adapted": _noticed,
     "dataset.changed": _noticed,
     "memory.short": _noticed,
+    "weights.adapted": _noticed,
     "gpu.sampled": _gpu,
     "host.sampled": _host,
     "stall.suspected": _suspected,

@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments("fluxcore.sd_scripts", argv)
     try:
         order = take_order(arguments)
+        order.make_way()
         try:
             return run(order, lambda: stop["requested"])
         finally:

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool], ranks: Ranks) -> Training:
-    """Read the run's log, set aside what lies beyond the resume point, and build the attempt."""
+    """Read the run's log and build the attempt."""
     from .order import take_order
     from .ranks import Silence
     from .train import Training
@@ -88,7 +88,9 @@ def _prepare(arguments: argparse.Namespace, stopping: Callable[[], bool], ranks:
     if not ranks.first:
         return Training(order.folder, order.config, Silence(), order.resume_from, stopping, ranks=ranks)
     wishes = Wishes(order.folder.path, order.request)
-    return Training(order.folder, order.config, order.log, order.resume_from, stopping, wishes.take, ranks)
+    return Training(
+        order.folder, order.config, order.log, order.resume_from, stopping, wishes.take, ranks, make_way=order.make_way
+    )
 
 
 def leave(code: int) -> NoReturn:

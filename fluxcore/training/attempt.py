@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Attempt(ABC):
     wishes: Callable[[], set[str]] = set
     ranks: Ranks = field(default_factory=Ranks)
     started: float = field(default_factory=time.time)
+    make_way: Callable[[], object] = lambda: None
+    """Sets aside what lies beyond the resume point; called once the first step can be made."""
 
     # Filled by Training.run(), in this order.
     model: BaseModel = field(init=False)
@@ -170,8 +173,17 @@ class Attempt(ABC):
         with self.shown():
             found = lora_state(self.pipeline.transformer)
             lora = {name: value.to("cpu", copy=True) for name, value in found.items()}  # what is shown is taken back
-        info = training_info(self.config, self.model, self.layout, self.started, self.thumbnail)
+        shown = self.thumbnail or self._earlier_thumbnail()
+        info = training_info(self.config, self.model, self.layout, self.started, shown)
         self.saver.weights(weights, lora, self.family, info, epoch, step, loss)
+
+    def _earlier_thumbnail(self) -> str | None:
+        """Of the newest sample of the first prompt that an attempt before this one drew with the LoRA in it."""
+        name = glob.escape(self.folder.name)
+        for path in sorted(self.folder.samples.glob(f"{name}_[0-9]*_00_*.png"), reverse=True):
+            with suppress(OSError, ValueError), Image.open(path) as picture:  # one that is torn: the next
+                return None if path.name.startswith(f"{self.folder.name}_000000_") else thumbnail_of(picture)
+        return None
 
     def _save_state(self, accelerator: Accelerator, state: Path, epoch: int, step: int) -> None:
         self.saver.state(accelerator, state, epoch, step)

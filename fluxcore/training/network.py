@@ -105,6 +105,12 @@ def effective_alpha(config: RunConfig) -> float:
     return config.network_alpha * (math.sqrt(config.network_dim) if config.use_rslora else 1.0)
 
 
+def network_settings(config: RunConfig) -> dict[str, object]:
+    """The settings that decide what a network's weights add: another value of one makes other weights of the same."""
+    names = ("network_algo", "network_dim", "network_alpha", "use_rslora", "use_dora")
+    return {name: getattr(config, name) for name in names}
+
+
 def network_tensors(
     state: Mapping[str, torch.Tensor], config: RunConfig, family: Family, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
@@ -131,11 +137,24 @@ def network_tensors(
     return out
 
 
-def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, family: Family) -> None:
+def look_at_weights(path: Path) -> None:
+    """Raises TrainingError where a `network_weights` file can't be read: before hours of download, not behind them."""
+    try:
+        with safe_open(path, "pt"):
+            return
+    except (OSError, SafetensorError) as error:
+        said = "it is cut short or no safetensors file: copy it here again"
+        if isinstance(error, OSError):
+            said = "it is a folder" if path.is_dir() else "there is no such file" if not path.exists() else str(error)
+        raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {said}") from None
+
+
+def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, family: Family) -> str:
     """Put the adapter at `path` into the transformer's: same layers and rank, at the strength that it had.
 
-    Raises TrainingError where it can't be used.
+    Returns what is to be told of it, or "". Raises TrainingError where it can't be used.
     """
+    look_at_weights(path)
     ours = get_peft_model_state_dict(transformer)
     base = _other_base(path, config)
     try:
@@ -146,9 +165,7 @@ def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, f
             if config.use_dora and family.key_names == "flux2":
                 alphas = {name.partition(".lora_B.")[0]: float(config.network_dim) for name in theirs}
     except (OSError, ValueError, SafetensorError) as error:
-        said = str(error).removeprefix(f"{path} ")
-        if isinstance(error, OSError):
-            said = "it is a folder" if path.is_dir() else "there is no such file" if not path.exists() else said
+        said = str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
         raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path} can't be used: {said}{base}") from None
     if misfit := _misfit(theirs, ours, config):
         raise TrainingError(Exit.BAD_CONFIG, f"network_weights {path.name} can't be used: {misfit}{base}")
@@ -157,6 +174,7 @@ def continue_from(transformer: torch.nn.Module, path: Path, config: RunConfig, f
         if is_up and module in alphas:  # their scale is alpha / rank of their own; the adapter's is the config's
             theirs[name] = theirs[name].float() * (alphas[module] / effective_alpha(config))
     set_peft_model_state_dict(transformer, theirs)
+    return f"the training goes on from {path.name}{base}" if base else ""
 
 
 def _misfit(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor], config: RunConfig) -> str:
@@ -164,12 +182,11 @@ def _misfit(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor]
     if {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in ours.items()}:
         return ""
     ranks = {value.shape[0] for name, value in theirs.items() if name.endswith(".lora_A.weight")}
-    if set(theirs) == set(ours) and ranks:
-        widths = [value.shape[1] for name, value in ours.items() if name.endswith(".lora_A.weight")]
-        if widths != [theirs[name].shape[1] for name in ours if name.endswith(".lora_A.weight")]:
-            return "its layers have other widths, so it is another base model's: set base_model to the one it is of"
-        if len(ranks) == 1 and ranks != {config.network_dim}:
-            return f"it has rank {min(ranks)}, not {config.network_dim}: set network_dim={min(ranks)}"
+    shared = [name for name in ours if name.endswith(".lora_A.weight") and name in theirs]
+    if any(ours[name].shape[1:] != theirs[name].shape[1:] for name in shared):  # of whatever number of blocks
+        return "its layers have other widths, so it is another base model's: set base_model to the one it is of"
+    if set(theirs) == set(ours) and len(ranks) == 1 and ranks != {config.network_dim}:
+        return f"it has rank {min(ranks)}, not {config.network_dim}: set network_dim={min(ranks)}"
     return (
         f"it is not a {config.network_algo} of rank {config.network_dim} on the same layers: set network_dim, "
         "network_algo, use_dora and the layers as they were"

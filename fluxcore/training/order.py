@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Order:
     resume_from: Path | None
     step: int
     request: str | None = None
+    make_way: Callable[[], object] = lambda: None
+    """Sets aside what lies beyond the resume point: to be called once nothing more is in the way of the training."""
 
 
 def parse_arguments(module: str, argv: list[str] | None) -> argparse.Namespace:
@@ -64,9 +67,9 @@ def wanted_processes(arguments: argparse.Namespace) -> int:
 
 
 def take_order(arguments: argparse.Namespace, first: bool = True) -> Order:
-    """Read the run's log and set aside what lies beyond the resume point. Raises UserError where it can't be served.
+    """Read the run's log and look at its checkpoint. Raises UserError where the order can't be served.
 
-    `first` off: another process of the same training does the latter.
+    `first` off: another process of the same training sets aside what is in the way.
     """
     folder, state = load_run(use_outputs(arguments.outputs.absolute()), arguments.run)
     config = wanted_config(state, arguments)
@@ -80,11 +83,12 @@ def take_order(arguments: argparse.Namespace, first: bool = True) -> Order:
             problem = found.problem if found else "there is none"
             raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {wanted} can't be resumed from: {problem}")
         resume_from, step = found.path, found.step
-        if first and (problem := content_problem(found.path)):  # before anything is set aside for it
+        if first and (problem := content_problem(found.path)):
             left_out = f"the {CHECKPOINT_DAMAGED.format(name=wanted)} ({problem}) and left out from now on"
             raise TrainingError(Exit.CRASH, left_out)
     log = PatientLog(EventLog(folder.path, "trainer", attempt=arguments.attempt))
-    if first:
-        sweep_leftovers(folder)
-        set_aside(folder, step, state)
-    return Order(folder, arguments.attempt, config, log, resume_from, step, arguments.request)
+    if not first:
+        return Order(folder, arguments.attempt, config, log, resume_from, step, arguments.request)
+    sweep_leftovers(folder)
+    make_way = lambda: set_aside(folder, step, state)
+    return Order(folder, arguments.attempt, config, log, resume_from, step, arguments.request, make_way)

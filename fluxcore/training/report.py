@@ -132,6 +132,12 @@ class Report:
         told = "; ".join((f"resumed from {source}' state" if found.theirs else "resumed", *found.notices))
         print(f"{state.name}: {told}", flush=True)
 
+    def continued(self, notice: str) -> None:
+        """A LoRA (`network_weights`) was taken over; `notice` is what is to be told of it, or ""."""
+        if notice:
+            self._log.append("weights.adapted", {"notice": notice})
+            print(notice, flush=True)
+
     def other_data(self, state: Path, step: int, pictures: int, config: RunConfig, batches_before: int) -> None:
         """Pictures, captions, their settings or a step's batches aren't those that the checkpoint was trained with."""
         if batches_before != config.batches_per_step:

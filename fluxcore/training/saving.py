@@ -18,7 +18,7 @@ from fluxcore.runs.state_files import file_hash
 
 from .lora_file import save_network
 from .lora_metadata import TrainingInfo, sd_scripts_metadata
-from .network import DTYPES, network_tensors
+from .network import DTYPES, network_settings, network_tensors
 from .report import Report
 from .states import save_state
 
@@ -38,7 +38,17 @@ class Saver:
 
     def state(self, accelerator: Accelerator, target: Path, epoch: int, step: int) -> None:
         """Write a state folder; older states go as the config says."""
-        size = save_state(accelerator, self.folder, target, epoch, step, self.attempt, self.parts, self.base)
+        size = save_state(
+            accelerator,
+            self.folder,
+            target,
+            epoch,
+            step,
+            self.attempt,
+            self.parts,
+            self.base,
+            network_settings(self.config),
+        )
         self.report.checkpoint(step, epoch, self.folder.relative(target), "state", size)
         prune_states(self.folder, self.config.save_last_n_epochs_state, self.config.save_last_n_steps_state, step)
 

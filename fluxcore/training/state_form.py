@@ -125,7 +125,10 @@ class StateForm:
                 raise TrainingError(Exit.BAD_CONFIG, f"its rank is {its}: {RESUME_WITH} `--set network_dim={its}`")
             factor = float(alpha) / self.alpha
             if not (math.isclose(factor, 1, rel_tol=1e-4) or math.isclose(factor, count, rel_tol=1e-4)):
-                raise TrainingError(Exit.BAD_CONFIG, f"its alpha is {float(alpha):g}: set network_alpha so")
+                raise TrainingError(
+                    Exit.BAD_CONFIG,
+                    f"its alpha is {float(alpha):g}: {RESUME_WITH} `--set network_alpha={float(alpha):g}`",
+                )
             sizes = [ours[n].shape[0] for n in _of(places, module, "lora_up")]
             downs, ups = split_blocks(module, down, up, sizes, dense=down.shape[0] == rank)
             lora |= zip(_of(places, module, "lora_down"), downs, strict=True)

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
 from fluxcore.atomic import free_name, sync_folder, sync_tree
+from fluxcore.runs.exits import RESUME_WITH
 from fluxcore.runs.files import RunFolder
 from fluxcore.runs.state_files import StateDamaged, read_about, write_about
 
@@ -56,11 +57,13 @@ def save_state(
     attempt: int | None,
     more: Iterable[Callable[[Path], None]] = (),
     base: str = "",
+    network: Mapping[str, Any] | None = None,
 ) -> int:
     """Write the state folder `target` aside and rename it; returns its bytes. Raises OSError with nothing left over.
 
-    `attempt` writes it; `more` write files of their own into it; `base` names the base model. `train_state.json` is
-    written first and accelerate's `random_states_0.pkl` last, as in sd-scripts, then the list of them all.
+    `attempt` writes it; `more` write files of their own into it; `base` names the base model, `network` the settings of
+    what is trained. `train_state.json` is written first and accelerate's `random_states_0.pkl` last, as in sd-scripts,
+    then the list of them all.
     """
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -71,7 +74,7 @@ def save_state(
         for write in more:
             write(aside)
         accelerator.save_state(str(aside))
-        write_about(aside, folder.name, base)
+        write_about(aside, folder.name, base, network)
         sync_tree(aside)
         if target.exists():  # a rename onto a folder fails; what lies there is kept
             kept = free_name(folder.superseded / target.name)
@@ -82,7 +85,8 @@ def save_state(
     except BaseException as error:
         free = shutil.disk_usage(target.parent).free
         shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, RuntimeError | SafetensorError) and free < FULL_DISK_BYTES:
+        full = free < FULL_DISK_BYTES or "os error 28" in str(error)
+        if isinstance(error, RuntimeError | SafetensorError) and full:
             # torch and safetensors report a full disk without its errno
             raise OSError(errno.ENOSPC, "the disk is full", str(target)) from None
         raise
@@ -106,20 +110,24 @@ def load_state(
     scheduler: AcceleratedScheduler,
     path: Path,
     base: str = "",
+    run: str = "",
+    network: Mapping[str, Any] | None = None,
 ) -> Resumed:
     """Load a state folder, ours or sd-scripts', into the LoRA, optimizer and scheduler.
 
     The learning rate and its schedule are those of the config, not of the state; another optimizer than the state's
-    begins without memory of the steps before, as does one whose moments are of a LoRA that is built otherwise; another
-    base model (`base` names the present one) is told. Raises TrainingError where the folder is torn or belongs to
-    another LoRA. Nothing is unpickled but by `weights_only`.
+    begins without memory of the steps before, as does one whose moments are of a LoRA that is built otherwise. Another
+    base model and another run than the present ones (`base`, `run`) are told, another `network` is refused. Raises
+    TrainingError where the folder is torn or belongs to another LoRA. Nothing is unpickled but by `weights_only`.
     """
     try:
-        before = read_about(path).base_model
+        about = read_about(path)
     except StateDamaged as error:
         raise TrainingError(Exit.BAD_CONFIG, f"the checkpoint {path.name} can't be read ({error})") from None
     other_base = (
-        f"it was trained on {before}, the base model is {base} now" if base and before not in ("", base) else ""
+        f"it was trained on {about.base_model}, the base model is {base} now"
+        if base and about.base_model not in ("", base)
+        else ""
     )
     named = [name for name, value in transformer.named_parameters() if value.requires_grad]
     ours = get_peft_model_state_dict(transformer)
@@ -128,6 +136,7 @@ def load_state(
         step = int(where["current_step"])
         tensors = load_file(path / WEIGHTS_FILE)
         saved, schedule = (_load(path / f"{name}.bin") for name in ("optimizer", "scheduler"))
+        _same_network(about.network, network or {})
         found = form.read(tensors, ours, named)
         counted = counted_steps(saved)
     except TrainingError as error:
@@ -140,6 +149,8 @@ def load_state(
     set_peft_model_state_dict(transformer, found.lora)
     theirs = found.fused and "attempt" not in where  # ours say which attempt wrote them
     notices = [f"{other_base}: the training goes on on that"] if other_base else []
+    if run and about.run not in ("", run):
+        notices.insert(0, f"it is a checkpoint of the run {about.run}")
     if counted > step:  # sd-scripts begin their count anew when they resume; the optimizer goes on with its own
         notices.append(f"it says step {step}, its optimizer has made {counted}: the training goes on there")
         step = counted
@@ -166,6 +177,20 @@ def load_state(
         scheduler.load_state_dict(schedule)
     _set_rate(optimizer, scheduler.scheduler, fresh["param_groups"][0]["initial_lr"])
     return Resumed(step, theirs, kept is None, tuple(notices))
+
+
+def _same_network(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises TrainingError where the weights would add something else. What one of the two doesn't tell is the same."""
+    other = {name: value for name, value in before.items() if now.get(name, value) != value}
+    if other:
+        said = ", ".join(f"{name} is {_value(value)}" for name, value in other.items())
+        wanted = " ".join(f"--set {name}={_value(value)}" for name, value in other.items())
+        raise TrainingError(Exit.BAD_CONFIG, f"its {said}: {RESUME_WITH} `{wanted}`")
+
+
+def _value(value: object) -> str:
+    """As the command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from .data import Batch, TrainingData
 from .failures import Exit, TrainingError, out_of_memory
 from .memory import free_memory, if_it_fits
 from .metadata import base_name
-from .network import DTYPES, add_network, continue_from, effective_alpha
+from .network import DTYPES, add_network, continue_from, effective_alpha, look_at_weights, network_settings
 from .noise_levels import draw_sigmas
 from .objective import sample_losses, sigma_weights
 from .optimizers import effective_rate, make_optimizer, make_schedule
@@ -70,6 +70,8 @@ class Training(Attempt):
         self.family = family_of(self.model)
         self.prompts = _prompts(config, self.model)
         layout = self.layout = lay_out(config, folder.dataset)
+        if config.network_weights and self.resume_from is None:
+            look_at_weights(Path(config.network_weights))
 
         # The base model: found; its text side used and freed; its image side on the host, the VAE for as long as it is
         # used on the GPU.
@@ -99,7 +101,7 @@ class Training(Attempt):
         add_network(transformer, config, family)
         trained = train_in_32_bit(transformer, dtype, device)
         if config.network_weights and self.resume_from is None:
-            continue_from(transformer, Path(config.network_weights), config, family)
+            report.continued(continue_from(transformer, Path(config.network_weights), config, family))
         hold_base(transformer, device, held(config), config.blocks_to_swap)
         if config.shard_base:
             ranks.share(transformer, trained)
@@ -122,7 +124,9 @@ class Training(Attempt):
         self.saver.parts = [part.save for part in (data, averages, validation) if part is not None]
         step, total = 0, layout.total_steps
         if state := self.resume_from:
-            found = load_state(transformer, form, optimizer, scheduler, state, self.saver.base)
+            found = load_state(
+                transformer, form, optimizer, scheduler, state, self.saver.base, folder.name, network_settings(config)
+            )
             report.adapted(found, state)
             step = found.step
             averages.load(state)
@@ -134,6 +138,7 @@ class Training(Attempt):
         self.saved_step = step
         if step >= total:
             raise TrainingError(Exit.BAD_CONFIG, f"no steps are left: the checkpoint is at {step} of {total}")
+        self.make_way()
 
         if step == 0 and config.sample_at_first and config.sample_every_n_steps:
             self.sample(step=0)
