@@ -69,6 +69,7 @@ def plan(
             each = made.step_seconds(gpu)
             say(f"  {gpu.name}: {each:.2g} s a step" + (f", {duration(each * made.steps)}" if made.steps else ""))
     say(says)
+    note("how near these figures come to published ones: ./fluxgym plan --published")
     return 0 if made.fits(room) else 1
 
 
