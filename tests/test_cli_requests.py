@@ -49,6 +49,17 @@ def test_without_wait_the_request_is_in_the_log_at_exit(capsys, outputs):
     assert state(outputs, "cat").state == "stopped"
 
 
+def test_a_failure_that_names_the_resume_that_works_names_no_other(capsys, outputs):
+    draft(capsys, outputs, auto_resume=0)
+    orders(outputs, "cat", save_every=1, attempts={"1": {"exit_at": 2, "exit_code": 1}})
+    answer = run("start", "cat", "--wait", "--outputs", outputs)
+    assert f"it can go on from step 2: ./fluxgym resume cat --outputs {outputs}" in answer.err
+    misfit = "training failed: its network_alpha is 8: resume with `--set network_alpha=8`, or start afresh"
+    orders(outputs, "cat", exit_at=2, exit_code=2, say=misfit)
+    answer = run("resume", "cat", "--wait", "--outputs", outputs)
+    assert answer.code == 1 and answer.err.strip().endswith("`--set network_alpha=8`, or start afresh")
+
+
 def test_failed_is_1_and_says_why(capsys, outputs):
     draft(capsys, outputs, auto_resume=0)
     orders(outputs, "cat", exit_at=2, exit_code=3, say="the picture p0.png is torn")
@@ -126,6 +137,7 @@ def test_resume(capsys, outputs):
     assert answer.code == 0, answer.err
     assert "cat: attempt 2 from step 2" in answer.err and "cat: Other pictures. Take the old ones." in answer.err
     assert "cat: failed at step" not in answer.err, "what the attempt before came to is no news"
+    assert "queued train" not in answer.err and "starting train" not in answer.err
     assert "Other pictures. Take the old ones." in call(capsys, "status", "cat", "--outputs", outputs).out
     served = state(outputs, "cat").served_config(state(outputs, "cat").attempts[1])
     assert (served["learning_rate"], served["stall_seconds"], served["auto_resume"]) == ("3e-4", 60, 0)

@@ -9,6 +9,8 @@ from pathlib import Path
 from fluxcore.history.run_row import total_seconds
 from fluxcore.log import Event, FolderReader, utc_now
 from fluxcore.runs import ENDED_STATES, RunError, RunFolder, RunState, seconds_between
+from fluxcore.runs.exits import RESUME_WITH
+from fluxcore.runs.outlook import command
 from fluxcore.units import duration, size
 
 from .out import note
@@ -50,9 +52,7 @@ def wait_for_end(folder: RunFolder, request: Event, *, sleep: Sleep = time.sleep
                     _keep_runner(folder.path.parent)
                 sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        note(
-            f"{folder.name} goes on; `./fluxgym status {folder.name}` shows it, `./fluxgym stop {folder.name}` ends it"
-        )
+        note(f"{folder.name} goes on; `{command('status', folder)}` shows it, `{command('stop', folder)}` ends it")
         return INTERRUPTED
     if not quiet or state.state != "completed":
         note(ending(folder, state))
@@ -109,11 +109,11 @@ def ending(folder: RunFolder, state: RunState) -> str:
     """One sentence: how the run ended, and what to do."""
     took = duration(total_seconds(state))
     where = f"step {state.step}" + (f" of {state.total_steps}" if state.total_steps else "")
-    go_on = (
-        f"; it can go on from step {state.resume_step}: ./fluxgym resume {state.name}"
-        if state.resume_checkpoint
-        else "; there is no checkpoint to go on from"
-    )
+    go_on = "; there is no checkpoint to go on from"
+    if f"{RESUME_WITH} `" in state.hint:  # that is the resume that works
+        go_on = ""
+    elif state.resume_checkpoint:
+        go_on = f"; it can go on from step {state.resume_step}: {command('resume', folder)}"
     if state.state == "completed":
         weights = folder.final_weights
         bytes_ = f" ({size(weights.stat().st_size)})" if weights.is_file() else ""

@@ -67,18 +67,19 @@ class ProgressView:
                 self._task, description=f"{self._name} · {what}", total=total, completed=done or 0, detail=detail
             )
             return
+        phase = state.phase if state.state in ("running", "stopping") else ""  # else it was the attempt's before
         tenth = int(TENTHS * done / total) if done is not None and total else -1
-        said, now = (state.state, state.phase, tenth), time.monotonic()
+        said, now = (state.state, phase, tenth), time.monotonic()
         # Samples and saves interrupt the training many times: only what moved on is worth a line.
         if (
             said[:2] != self._said[:2]
-            and state.phase not in ("sample", "save")
+            and phase not in ("sample", "save")
             or now - self._said_at > LINE_SECONDS
-            or (state.phase == self._said[1] == "train" and tenth > self._said[2])
+            or (phase == self._said[1] == "train" and tenth > self._said[2])
         ):
             self._said, self._said_at = said, now
             share = f" {done:.0f}/{total:.0f}" if done is not None and total else ""
-            self._line(f"{self._name}: {state.state} {state.phase}{share} {detail}".rstrip())
+            self._line(f"{self._name}: {state.state} {phase}{share} {detail}".rstrip())
 
     def _line(self, text: str) -> None:
         if self._bar is not None:
