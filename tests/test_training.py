@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fluxcore.config import parse_config, resolve_config
@@ -298,8 +299,15 @@ def test_a_term_while_samples_are_drawn_is_heard_at_once(tmp_path: Path, picture
     assert not [event for event in read_events(folder.path) if event.type == "sample.saved"]
 
 
+@pytest.mark.parametrize(
+    ("said", "free"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), 0),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), 1_200_000),
+    ],
+)
 def test_a_full_disk_while_a_state_is_saved_is_called_that_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Exception, free: int
 ) -> None:
     from types import SimpleNamespace
 
@@ -309,11 +317,11 @@ def test_a_full_disk_while_a_state_is_saved_is_called_that_and_leaves_nothing(
     class Accelerator:
         def save_state(self, folder: str) -> None:
             (Path(folder) / "optimizer.bin").write_bytes(b"x")
-            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
+            raise said
 
     folder = RunFolder.of(tmp_path, "full")
     folder.path.mkdir()
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(OSError, match="disk is full") as caught:
         save_state(Accelerator(), folder, folder.final_state, 1, 5, 1)  # type: ignore[arg-type]
     expected = explain(caught.value)

@@ -69,7 +69,8 @@ def subsets_of(config: RunConfig, dataset: Path) -> list[Subset]:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise _wrong(f"{path} can't be read ({error})") from None
+            why = getattr(error, "strerror", None) or error
+            raise _wrong(f"{path} can't be read ({why})") from None
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
