@@ -30,7 +30,11 @@ def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
 @pytest.mark.parametrize(
     ("error", "token", "says"),
     [
-        (answered(GatedRepoError, 401), None, ["black-forest-labs/FLUX.1-dev,", "set HF_TOKEN", "end the runner"]),
+        (
+            answered(GatedRepoError, 401),
+            None,
+            ["black-forest-labs/FLUX.1-dev and keep a token", "under Settings", "set HF_TOKEN", "end the runner"],
+        ),
         (answered(GatedRepoError, 403), "hf_x", ["accept the licence", "HF_TOKEN's account"]),
         (answered(RepositoryNotFoundError, 404), None, ["no model black-forest-labs/FLUX.1-dev"]),
         (answered(HfHubHTTPError, 401), "hf_x", ["not accept HF_TOKEN", "settings/tokens", "end the runner"]),

@@ -38,11 +38,19 @@ def test_a_trainer_with_a_request_obeys_its_command_line_alone(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, request_id: str | None, given: str | None, starts_from: str | None
 ) -> None:
     made: list[Any] = []
-    monkeypatch.setattr("fluxcore.training.train.Training", lambda *values: made.append(values))
+    make_way: list[Any] = []
+
+    def training(*values: Any, **named: Any) -> None:
+        made.append(values)
+        make_way.append(named["make_way"])
+
+    monkeypatch.setattr("fluxcore.training.train.Training", training)
     arguments = Namespace(outputs=outputs, run="cat", attempt=2, request=request_id, resume_from=given)
     trainer._prepare(arguments, lambda: False, Ranks())
     resume_from = made[0][3]
     assert (resume_from and resume_from.name) == starts_from
+    assert (outputs / "cat" / WANTED).exists(), "it may yet turn out that nothing can be trained"
+    make_way[0]()
     assert (outputs / "cat" / WANTED).exists() == bool(starts_from), "a fresh start sets the old state aside"
 
 
