@@ -240,6 +240,18 @@ def test_a_runner_killed_in_mid_run_adopts_it(place: SdPlace) -> None:
     assert (state.state, state.step, len(state.attempts)) == ("completed", 32, 1)
 
 
+def test_what_a_resume_goes_behind_is_set_aside(place: SdPlace) -> None:
+    ensure_runner(place.outputs)
+    folder = place.make("cat", {"max_train_epochs": 3, "save_every_n_epochs": 1}, step_seconds=0.01)
+    request_start(place.outputs, "cat", "cli")
+    assert place.ended("cat").state == "completed"
+    first, *later = [name for name, _ in place.states("cat")]
+    request_resume(place.outputs, "cat", "cli", from_state=first, settings={"save_every_n_epochs": 0})
+    assert place.until("cat", lambda state: len(state.attempts) == 2 and state.state == "completed")
+    assert {path.name for path in folder.superseded.iterdir()} >= {*later, folder.final_weights.name}
+    assert not (folder.path / later[0]).exists(), "nobody writes that name again"
+
+
 def test_a_start_is_refused_where_there_are_no_scripts(place: SdPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.make("cat")
     monkeypatch.delenv("FLUXGYM_SD_SCRIPTS")

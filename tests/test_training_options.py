@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fluxcore.config import ConfigError, RunConfig, parse_config, resolve_config
 from fluxcore.config.arguments import parse_blocks, parse_optimizer_args
@@ -342,6 +342,21 @@ def test_of_a_lora_that_fits_another_base_model_is_told(tmp_path: Path) -> None:
             file, network_tensors(lora_state(model), config, FLUX_1, torch.float32), {"ss_sd_model_name": base}
         )
         assert told in (said := continue_from(model, file, config, FLUX_1)) and bool(said) is bool(told)
+
+
+def test_a_lora_to_go_on_from_is_looked_at_first_and_told_of_where_it_is_anothers(tmp_path: Path) -> None:
+    gone = new_run(tmp_path, "gone", some_pictures, network_weights="/nowhere.safetensors")
+    with pytest.raises(TrainingError, match="there is no such file"):
+        train_here(gone)
+    assert not events_of(gone, "phase.started"), "before the base model is fetched"
+    first = new_run(tmp_path, "first", some_pictures, max_train_steps=1)
+    train_here(first)
+    file = tmp_path / "anothers.safetensors"
+    save_file(lora_of(first), file, {"ss_sd_model_name": "flux1-krea-dev.safetensors"})
+    for name, weights, told in (("own", first.final_weights, 0), ("others", file, 1)):
+        folder = new_run(tmp_path, name, some_pictures, max_train_steps=1, network_weights=str(weights))
+        train_here(folder)
+        assert len(events_of(folder, "weights.adapted")) == told
 
 
 @pytest.mark.parametrize(

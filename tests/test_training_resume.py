@@ -152,11 +152,9 @@ def test_a_damaged_checkpoint_is_left_out_before_anything_is_set_aside_for_it(tm
 def test_another_network_is_refused_before_anything_is_set_aside(
     tmp_path: Path, before: dict, now: dict, wanted: str
 ) -> None:
-    folder = new_run(tmp_path, "other", some_pictures, **{"network_dim": 2, **before})
+    folder = new_run(tmp_path, "other", some_pictures, **{"network_dim": 2, "save_every_n_steps": 2, **before})
     train_here(folder)
-    state = folder.path / "other-step00000002-state"
-    shutil.copytree(folder.final_state, state)
-    (state / "train_state.json").write_text('{"current_epoch": 1, "current_step": 2, "attempt": 1}')
+    state = folder.step_state(2)
     config = load_run(tmp_path, "other")[1].config
     save_config(tmp_path, parse_config({**config, **now}), "cli")
     files = sorted(str(path) for path in folder.path.rglob("*") if path.suffix != ".jsonl")
@@ -164,6 +162,9 @@ def test_another_network_is_refused_before_anything_is_set_aside(
         train_here(folder, attempt=2, resume_from=state)
     assert error.value.code == Exit.BAD_CONFIG
     assert sorted(str(path) for path in folder.path.rglob("*") if path.suffix != ".jsonl") == files
+    save_config(tmp_path, parse_config(config), "cli")
+    train_here(folder, attempt=3, resume_from=state)
+    assert {path.name for path in folder.superseded.iterdir()} >= {"other-state", "other.safetensors"}
 
 
 def test_a_files_thumbnail_is_the_newest_sample_of_an_earlier_attempt_too(tmp_path: Path) -> None:

@@ -70,8 +70,6 @@ class Attempt(ABC):
     validation: Validation | None = None
     measured: dict[int, float | None] = field(default_factory=dict)
     """The last validation loss, by its step: a save right after it takes it from here."""
-    thumbnail: str | None = None
-    """The newest sample of the first prompt with the LoRA in it, for the file's metadata."""
     saved_step: int = 0
     """The step of the newest state, or the one that was resumed from."""
 
@@ -143,8 +141,6 @@ class Attempt(ABC):
         path = self.folder.sample(index, seed, step=step)
         if self.ranks.first:
             save_png(drawn, path, prompt.text)
-        if step and index == 0:
-            self.thumbnail = thumbnail_of(drawn)
         self.report.sample(step, self.epoch_of(step), index, prompt.text, seed, self.folder.relative(path))
 
     def _drawn(self, prompt: SamplePrompt, seed: int) -> Image.Image | None:
@@ -173,12 +169,11 @@ class Attempt(ABC):
         with self.shown():
             found = lora_state(self.pipeline.transformer)
             lora = {name: value.to("cpu", copy=True) for name, value in found.items()}  # what is shown is taken back
-        shown = self.thumbnail or self._earlier_thumbnail()
-        info = training_info(self.config, self.model, self.layout, self.started, shown)
+        info = training_info(self.config, self.model, self.layout, self.started, self._thumbnail())
         self.saver.weights(weights, lora, self.family, info, epoch, step, loss)
 
-    def _earlier_thumbnail(self) -> str | None:
-        """Of the newest sample of the first prompt that an attempt before this one drew with the LoRA in it."""
+    def _thumbnail(self) -> str | None:
+        """Of the newest sample of the first prompt with the LoRA in it, whichever attempt drew it."""
         name = glob.escape(self.folder.name)
         for path in sorted(self.folder.samples.glob(f"{name}_[0-9]*_00_*.png"), reverse=True):
             with suppress(OSError, ValueError), Image.open(path) as picture:  # one that is torn: the next
